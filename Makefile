@@ -1,0 +1,36 @@
+# `make report` measures, `make test` tests. Both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+SCALE ?= quick
+RESULTS ?= results
+
+.PHONY: report test ui lock docs format clean-venv
+
+report: $(VENV)/ready
+	$(BIN)/snakemake --cores $(CORES) --config scale=$(SCALE) results=$(RESULTS); \
+	ended=$$?; $(BIN)/tycho where --scale $(SCALE) --results $(RESULTS) && exit $$ended
+
+test: $(VENV)/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflows
+	$(BIN)/python -m pytest
+
+ui: $(VENV)/ready
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
+
+# No resolver: torch with what it needs, then the full pin of the rest. Measured in envs/README.md.
+$(VENV)/ready: envs/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Tycho needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python envs/make_lock.py > envs/lock.new && mv envs/lock.new envs/lock.txt
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflows
