@@ -1,0 +1,16 @@
+# The front door. `snakemake --cores all` runs scale `quick`; `--config scale=standard` another one.
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+include: "workflows/common.smk"
+include: "workflows/jobs.smk"
+include: "workflows/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        REPORT,
+    localrule: True

@@ -1,0 +1,3 @@
+from tycho.cli import main
+
+main()

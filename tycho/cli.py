@@ -1,0 +1,298 @@
+"""The command line. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tycho.errors import TychoError, one_line
+
+app = typer.Typer(
+    help="Re-measures the 2025 directions in efficient reasoning and interpretability.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Scale = Annotated[str, typer.Option(help="smoke, quick, standard or paper.")]
+Results = Annotated[str, typer.Option(help="The folder of all results.")]
+
+
+def main() -> None:
+    """Runs a command. What the user can mend is one line; anything else keeps its traceback."""
+    try:
+        # Without standalone_mode an Exit is not raised: its code is what the call returns.
+        sys.exit(app(standalone_mode=False))
+    except TychoError as error:
+        _fail(str(error))
+    except OSError as error:
+        logging.getLogger("tycho").debug("failed", exc_info=True)
+        _fail(one_line(error))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message())  # click's own errors: unknown option, missing argument
+
+
+def _fail(text: str) -> None:
+    if text:  # without a command, help was all there was to say
+        print(f"tycho: {text}", file=sys.stderr)
+    sys.exit(1)
+
+
+@app.command()
+def run(
+    method: str,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="An arm; may be given again. Left out: those of the scale.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task; may be given again.")] = None,
+    seeds: Annotated[str, typer.Option(help="A number n for 0 to n-1, or seeds apart by commas.")] = "",
+    scale: Scale = "quick",
+    results: Results = "results",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 0,
+    model: Annotated[str, typer.Option(help="Your own model: sets the method's knob `model`.")] = "",
+    data: Annotated[str, typer.Option(help="Your own data: sets the method's knob `data`.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A knob as name=value (YAML); may be given again.")
+    ] = None,
+) -> None:
+    """Runs one method without Snakemake, what it needs included, and prints its final metrics."""
+    from tycho.jobs import plan
+    from tycho.worker import run_process
+
+    change: dict[str, Any] = {"config": _knobs(set_ or [], model=model, data=data)}
+    change |= {"arms": arm} if arm else {}
+    change |= {"tasks": task} if task else {}
+    change |= {"seeds": _seeds(seeds)} if seeds else {}
+    given: dict[str, Any] = {"scale": scale, "results": results, "only": [method], "methods": {method: change}}
+    given |= {"device": device} if device else {}
+    given |= {"threads": threads} if threads else {}
+    planned = plan(_settings(given))
+    _log_to(None)
+    if method in planned.broken:
+        raise TychoError(planned.broken[method])
+    failures: dict[str, str] = {}
+    for process in planned.ordered():
+        failures |= run_process(planned, process)
+    _print_metrics(planned, method)
+    if failures:
+        raise TychoError("; ".join(f"{key} failed: {reason}" for key, reason in failures.items()))
+
+
+@app.command()
+def job(
+    method: str,
+    arm: str,
+    task: str,
+    seeds: Annotated[str, typer.Option(help="The process's seeds, apart by '-'.")],
+    settings: Annotated[
+        str, typer.Option(envvar="TYCHO_SETTINGS", help="What the user gave Snakemake, as JSON.")
+    ] = "{}",
+    digest: Annotated[str, typer.Option(help="The planned digest; another one means the code has changed since.")] = "",
+    log: Annotated[Path | None, typer.Option(help="Where the log goes.")] = None,
+) -> None:
+    """Runs one process of the DAG (called by Snakemake)."""
+    from tycho.jobs import plan
+    from tycho.worker import run_process
+
+    _log_to(log)
+    planned = plan(_settings(json.loads(settings)))
+    process = planned.process(method, arm, task, seeds)
+    if digest and process.digest != digest:
+        raise TychoError(f"{method}/{arm}/{task}: code or config has changed since the DAG was planned: start again")
+    failures = run_process(planned, process)
+    if failures:
+        raise TychoError("; ".join(f"{key} failed: {reason}" for key, reason in failures.items()))
+
+
+@app.command("list")
+def list_(method: Annotated[str, typer.Argument(help="A method, to see its arms, tasks and knobs.")] = "") -> None:
+    """Lists methods, or one method's arms, tasks and knobs. Methods that cannot be loaded are named with their error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tycho.registry import load_all
+    from tycho.registry import method as load
+
+    console = Console(markup=False, soft_wrap=True)
+    if not method:
+        loaded, broken = load_all()
+        table = Table("method", "paper", "arms", "tasks", box=None)
+        for name, found in loaded.items():
+            table.add_row(name, f"arXiv {found.paper.arxiv}", ", ".join(found.arms), ", ".join(found.tasks))
+        console.print(table)
+        for reason in broken.values():
+            console.print(reason, style="red")
+        if broken:
+            raise typer.Exit(1)
+        return
+    found = load(method)
+    console.print(f"{found.title} ({found.paper.title}, {found.paper.url})\n{found.says}")
+    for kind, entries in (
+        ("arm", {arm: f"{a.role}: {a.says}" for arm, a in found.arms.items()}),
+        ("task", found.tasks),
+    ):
+        table = Table(kind, "", box=None)
+        for name, says in entries.items():
+            table.add_row(name, says)
+        console.print(table)
+    table = Table("knob", "default", "unit", "stage", "", box=None)
+    for name, info in found.Config.model_fields.items():
+        extra = info.json_schema_extra or {}
+        table.add_row(name, str(info.default), extra.get("unit", ""), extra.get("stage", ""), info.description)
+    console.print(table)
+
+
+@app.command()
+def sync(
+    scale: Annotated[
+        list[str] | None, typer.Option(help="A scale; left out: every scale in the results folder.")
+    ] = None,
+    results: Results = "results",
+    tracking_uri: Annotated[
+        str, typer.Option(help="MLflow store; left out: MLFLOW_TRACKING_URI or results/mlflow.db.")
+    ] = "",
+    follow: Annotated[
+        float, typer.Option(help="Publish again every so many seconds, running jobs included; 0: once.")
+    ] = 0,
+) -> None:
+    """Publishes the records to MLflow. What is there unchanged is left alone; a deleted store is made again."""
+    from tycho.tracking import follow_results, sync_results
+
+    store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if follow:
+        follow_results(Path(results), store, scale or [], follow)
+    else:
+        print(sync_results(Path(results), store, scale or []))
+
+
+@app.command()
+def where(scale: Scale = "quick", results: Results = "results") -> None:
+    """Says where the report is, how to open MLflow, and what failed; ends non-zero if anything did."""
+    from tycho.jobs import job_folder, plan
+    from tycho.worker import read_status
+
+    planned = plan(_settings({"scale": scale, "results": results}))
+    report = planned.settings.folder / "report" / "index.html"
+    print(f"report: {report.resolve()}" if report.exists() else f"no report at {report}")
+    print(f"MLflow: make ui RESULTS={results}, then http://127.0.0.1:5000")
+    statuses = {key: read_status(job_folder(planned.settings, key)) for key in planned.jobs}
+    failed = {str(key): found["reason"] for key, found in statuses.items() if found["state"] == "failed"}
+    for name, reason in (failed | planned.broken).items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failed or planned.broken or not report.exists():
+        raise typer.Exit(1)
+
+
+@app.command()
+def config(
+    scale: Scale = "quick",
+    write: Annotated[
+        bool, typer.Option("--write", help="Write config/default.yaml and config/schema.json anew.")
+    ] = False,
+) -> None:
+    """Prints a scale's validated settings and plan."""
+    import yaml
+
+    from tycho import config as schema
+    from tycho.files import write_text
+    from tycho.registry import load_all
+    from tycho.sources import ROOT
+
+    if write:
+        write_text(ROOT / "config" / "default.yaml", schema.default_yaml())
+        write_text(ROOT / "config" / "schema.json", json.dumps(schema.json_schema(), indent=1) + "\n")
+        return
+    settings = schema.load_settings({"scale": scale})
+    plans = {name: schema.method_plan(name, settings) for name in load_all()[0]}
+    shown = settings.model_dump() | {"methods": {name: p.model_dump() for name, p in plans.items() if p}}
+    print(yaml.safe_dump(shown, sort_keys=False), end="")
+
+
+@app.command()
+def doctor(results: Results = "results") -> None:
+    """Says whether this machine can run Tycho, and what to do where it cannot."""
+    from tycho.doctor import checks
+
+    found = checks(Path(results))
+    for check in found:
+        print(f"{'ok  ' if check.ok else 'BAD ' if check.needed else 'note'} {check.what}: {check.says}")
+    if any(check.needed and not check.ok for check in found):
+        raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    name: str,
+    into: Annotated[Path, typer.Option(help="The folder of rooms.")] = Path("methods"),
+) -> None:
+    """Lays out a new room that runs, with a toy measurement to replace."""
+    from tycho.scaffold import make_room
+
+    for path in make_room(name, into):
+        print(path)
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    from tycho.config import load_settings
+
+    return load_settings(given)
+
+
+def _seeds(text: str) -> int | list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")] if "," in text else int(text)
+    except ValueError as error:
+        raise TychoError(f"--seeds takes a number or seeds apart by commas, not {text!r}") from error
+
+
+def _knobs(pairs: list[str], **shorthand: str) -> dict[str, Any]:
+    import yaml
+
+    knobs: dict[str, Any] = {name: value for name, value in shorthand.items() if value}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise TychoError(f"--set takes name=value, not {pair!r}")
+        try:
+            knobs[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise TychoError(f"--set {pair}: {one_line(error)}") from error
+    return knobs
+
+
+def _log_to(path: Path | None) -> None:
+    """The log (with tracebacks) to a file, or warnings and progress to the terminal."""
+    log = logging.getLogger("tycho")
+    log.setLevel(logging.INFO)
+    if path is None:
+        log.addHandler(logging.StreamHandler())
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.addHandler(logging.FileHandler(path, mode="w"))
+    log.handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
+def _print_metrics(planned: Any, method: str) -> None:
+    """Final metrics, a row an arm and name, mean over the seeds."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    views = [planned.view(key) for key in planned.jobs if key.method == method]
+    frame = pd.concat([view.record("metrics") for view in views], ignore_index=True)
+    final = frame[frame.step.isna()].groupby(["arm", "task", "variant", "setting", "name"]).value.agg(["mean", "count"])
+    table = Table("arm", "task", "variant", "setting", "metric", "mean", "n", box=None)
+    for row in final.reset_index().itertuples(index=False):
+        table.add_row(*(str(part) for part in row[:5]), f"{row.mean:.6g}", str(row.count))
+    Console().print(table)

@@ -1,0 +1,144 @@
+"""Runs a process: every stage of its jobs that is not already there with the planned digest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tycho import registry
+from tycho.adapter import JobView, Run
+from tycho.device import slot
+from tycho.errors import TychoError, one_line
+from tycho.files import check_writable, read_json, write_json, write_text
+from tycho.jobs import Job, Plan, Process, job_folder, work_folder
+from tycho.provenance import code_state
+
+log = logging.getLogger("tycho")
+
+STATUS_SCHEMA = 1
+
+
+def run_process(plan: Plan, process: Process) -> dict[str, str]:
+    """Runs what is missing, leaves a receipt if all went well. Returns the failures: job -> reason.
+
+    A job that fails does not keep the process from its other jobs; a job whose own inputs failed is not started.
+    """
+    settings = plan.settings
+    check_writable(settings.folder)
+    receipt = settings.folder / process.receipt
+    for old in receipt.parent.glob(f"{process.seeds}.*.json"):
+        old.unlink()
+    failures: dict[str, str] = {}
+    for job in process.jobs:
+        try:
+            run_job(plan, job)
+        except Exception as error:
+            log.exception("%s failed", job.key)
+            failures[str(job.key)] = one_line(error)
+    if not failures:
+        write_json(receipt, {str(job.key): job.digests for job in process.jobs})
+    return failures
+
+
+def run_job(plan: Plan, job: Job) -> list[str]:
+    """Runs a job's missing stages and keeps its status.json. Returns the stages that were run."""
+    settings, folder = plan.settings, job_folder(plan.settings, job.key)
+    status = read_status(folder)
+    if all(is_done(folder, status, job, stage) for stage in job.stages):
+        return []
+    write_json(folder / "config.json", job.config.model_dump(mode="json"))
+    ran: list[str] = []
+    for stage in job.stages:
+        if is_done(folder, status, job, stage):
+            continue
+        try:
+            with slot(settings.device, Path(settings.results) / ".gpus") as device:
+                _set_threads(settings.threads)
+                _run_stage(plan, job, stage, device)
+        except BaseException as error:
+            status |= {"state": "failed", "stage": stage, "reason": one_line(error)}
+            _keep_status(folder, status)
+            raise
+        status["stages"][stage] = {"digest": job.digests[stage], **code_state()}
+        status |= {"state": "running", "stage": stage, "reason": ""}
+        _keep_status(folder, status)
+        ran.append(stage)
+    _keep_status(folder, status | {"state": "done"})
+    return ran
+
+
+def _run_stage(plan: Plan, job: Job, stage: str, device: str) -> None:
+    settings, folder = plan.settings, job_folder(plan.settings, job.key)
+    for name, need in job.needs.items():
+        if not is_done(
+            job_folder(settings, need.key), read_status(job_folder(settings, need.key)), plan.jobs[need.key], need.stage
+        ):
+            raise TychoError(f"its input {name!r}, {need.key} up to {need.stage}, has not been run")
+    work = work_folder(settings, job.key, stage)
+    marker = work / "digest"
+    if work.exists() and (not marker.exists() or marker.read_text() != job.digests[stage]):
+        shutil.rmtree(work)  # a checkpoint of other code or config
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(marker, job.digests[stage])
+    run = Run(
+        job.key,
+        stage,
+        job.config,
+        job=JobView(job.key, folder),
+        work=work,
+        inputs={name: plan.view(need.key) for name, need in job.needs.items()},
+        device=device,
+        threads=settings.threads,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    log.info("%s %s starts on %s", job.key, stage, device)
+    getattr(registry.method(job.key.method), stage)(run)
+    run.finish(folder)
+    log.info("%s %s is done", job.key, stage)
+
+
+def drop_stale_receipts(plan: Plan) -> None:
+    """Removes receipts whose results are gone, so that deleting a stage's folder by hand makes it run again."""
+    for process in plan.processes:
+        receipt = plan.settings.folder / process.receipt
+        stages = (job_folder(plan.settings, job.key) / stage for job in process.jobs for stage in job.stages)
+        if receipt.exists() and not all(stage.is_dir() for stage in stages):
+            receipt.unlink()
+
+
+def read_status(folder: Path) -> dict:
+    """A job's status.json, or a fresh one."""
+    path = folder / "status.json"
+    fresh = {"schema": STATUS_SCHEMA, "state": "missing", "stage": "", "reason": "", "stages": {}}
+    if not path.exists():
+        return fresh
+    found = read_json(path)
+    if found.get("schema") != STATUS_SCHEMA:
+        raise TychoError(
+            f"{path} has schema {found.get('schema')}, this Tycho reads {STATUS_SCHEMA}: move the results folder away and run again"
+        )
+    return found
+
+
+def is_done(folder: Path, status: dict, job: Job, stage: str) -> bool:
+    done = status["stages"].get(stage, {}).get("digest") == job.digests[stage]
+    return done and (folder / stage).is_dir()
+
+
+def _keep_status(folder: Path, status: dict) -> None:
+    write_json(folder / "status.json", status)
+
+
+def _set_threads(threads: int) -> None:
+    """Threads for BLAS and torch, whether they are loaded already or will be."""
+    from threadpoolctl import threadpool_limits
+
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threadpool_limits(limits=threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)

@@ -1,0 +1,81 @@
+# From the jobs' records to one report. These read tables only, and take seconds.
+
+
+localrules:
+    collect,
+    judge,
+    report,
+
+
+rule collect:
+    input:
+        receipts=RECEIPTS,
+        code=sources("reports/collect.py"),
+    output:
+        multiext(
+            f"{FOLDER}/",
+            samples="samples.parquet",
+            metrics="metrics.parquet",
+            costs="costs.parquet",
+        ),
+        statuses=f"{FOLDER}/statuses.parquet",
+    log:
+        f"{FOLDER}/logs/collect.log",
+    conda:
+        "../envs/tycho.yaml"
+    shell:
+        "python -m reports collect --log {log:q}"
+
+
+rule judge:
+    input:
+        rules.collect.output,
+        code=sources(
+            "reports/claims.py",
+            "reports/judge.py",
+            "reports/statistics.py",
+            "reports/estimands.py",
+            "methods/*/claims.yaml",
+            "methods/*/estimands.py",
+        ),
+    output:
+        f"{FOLDER}/claims.parquet",
+    log:
+        f"{FOLDER}/logs/judge.log",
+    conda:
+        "../envs/tycho.yaml"
+    shell:
+        "python -m reports judge --log {log:q}"
+
+
+rule report:
+    input:
+        rules.judge.output,
+        code=sources(
+            "reports/*.py",
+            "reports/templates/*",
+            "methods/*/README.md",
+            "methods/*/method.py",
+        ),
+    output:
+        REPORT,
+    log:
+        f"{FOLDER}/logs/report.log",
+    conda:
+        "../envs/tycho.yaml"
+    shell:
+        "python -m reports compile --log {log:q}"
+
+
+onsuccess:
+    shell(
+        "python -m tycho sync --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
+    )
+
+
+onerror:
+    # What did run is reported all the same; the claims of what did not say why.
+    shell("python -m reports all || true")
+    shell(
+        "python -m tycho sync --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
+    )
