@@ -1,0 +1,124 @@
+"""The adapter of grokking: Figure 3 of Provable Scaling Laws of Feature Emergence, and its closed forms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tycho.adapter import Arm, Method, MethodConfig, Paper, Run, knob
+
+
+class GrokkingConfig(MethodConfig):
+    train_pairs: int = knob(2016, "training examples out of the group's M² pairs", unit="pairs", ge=1)
+    width: int = knob(2048, "hidden nodes K", unit="nodes", ge=1)
+    epochs: int = knob(400, "full-batch steps", unit="epochs", ge=1)
+    learning_rate: float = knob(1e-3, "step size", gt=0)
+    weight_decay: float = knob(
+        2e-4, "weight decay (coupled L2 under adam; a ridge of n·wd/2 in the paper's formulas)", ge=0
+    )
+    optimiser: Literal["adam", "adamw", "sgd", "muon"] = knob("adam", "optimiser")
+    activation: Literal["square", "relu", "relu_square", "silu"] = knob("square", "σ")
+    centre: Literal["classes", "samples"] = knob(
+        "classes", "mean removed over: classes (public code) or samples (paper, eq. 1)"
+    )
+    output_scale: float = knob(1.0, "scale of V at the start; 0 is the paper's zero-init", ge=0)
+    evaluate_every: int = knob(
+        25, "epochs between evaluations, besides the dense and log-spaced ones", unit="epochs", ge=1
+    )
+    snapshots: list[int] = knob(
+        [0, 10, 25, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400], "epochs whose weights are kept for the meters"
+    )
+    late: int = knob(100, "epoch from which the back-propagated gradient is compared", unit="epochs", stage="analyse")
+    starts: int = knob(200, "random starts of the energy ascent", stage="analyse")
+
+
+class Grokking(Method):
+    name = "grokking"
+    title = "Grokking: provable scaling laws"
+    says = (
+        "A two-layer network on group arithmetic first memorises; weight decay keeps a gradient alive that pulls hidden "
+        "nodes to single frequencies, and only then does it generalise."
+    )
+    paper = Paper("Provable Scaling Laws of Feature Emergence from Learning Dynamics of Grokking", "2509.21519", 2025)
+    Config = GrokkingConfig
+    arms = {
+        "weight_decay": Arm("Adam with weight decay, as in Figure 3"),
+        "no_weight_decay": Arm("the same run without weight decay", role="control", config={"weight_decay": 0.0}),
+        "weight_decay_narrow": Arm(
+            "with weight decay at a quarter of the width", role="control", config={"width": 512}
+        ),
+        "no_weight_decay_narrow": Arm(
+            "without weight decay at a quarter of the width", role="control", config={"width": 512, "weight_decay": 0.0}
+        ),
+        "closed_forms": Arm("the paper's formulas against independent computation; nothing is trained"),
+    }
+    tasks = {"z23": "addition modulo 23", "z71": "addition modulo 71 (Figure 3)"}
+
+    def stages(self, arm: str) -> tuple[str, ...]:
+        return ("analyse",) if arm == "closed_forms" else ("train", "evaluate", "analyse")
+
+    def train(self, run: Run) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        from methods.grokking import network, training
+
+        config = run.config
+        seen, unseen = data(run)
+        restored = run.restore()
+        if restored:
+            state, kept = restored[1]["state"], restored[1]["kept"]
+        else:
+            order = int(seen.target.max()) + 1
+            first = network.initialise(order, config.width, [run.generator("init")], config.output_scale)
+            state, kept = training.start(first), {}
+        at = training.schedule(config.epochs, every=config.evaluate_every)
+        at = sorted({*at, *(epoch for epoch in config.snapshots if epoch <= config.epochs)})
+        done = int(state["epoch"])
+        left = [epoch for epoch in at if epoch > done or not restored]
+        loop = training.train(
+            state, seen, unseen, config.epochs, left, config.learning_rate, config.weight_decay,
+            config.optimiser, config.activation, config.centre,
+        )  # fmt: skip
+        for point in run.progress(loop, total=len(at), start=len(at) - len(left)):
+            run.log(
+                point.epoch,
+                train_accuracy=float(point.train_accuracy),
+                train_loss=float(point.train_loss),
+                test_accuracy=float(point.test_accuracy),
+                test_loss=float(point.test_loss),
+            )
+            if point.epoch in config.snapshots:
+                kept[str(point.epoch)] = {name: point.state[name][0].clone() for name in ("W", "V")}
+            run.checkpoint(point.epoch, lambda: {"state": state, "kept": kept})
+        kept[str(config.epochs)] = {name: state[name][0] for name in ("W", "V")}
+        tensors = {f"{epoch}/{name}": t.contiguous() for epoch, both in kept.items() for name, t in both.items()}
+        run.save_model(lambda folder: save_file(tensors, folder / "snapshots.safetensors"))
+        run.count(
+            flops=6.0 * config.train_pairs * config.width * int(torch.unique(seen.target).numel()) * config.epochs
+        )
+
+    def evaluate(self, run: Run) -> None:
+        from methods.grokking.evaluate import evaluate
+
+        evaluate(run)
+
+    def analyse(self, run: Run) -> None:
+        from methods.grokking import analyse
+
+        analyse.closed_forms(run) if run.key.arm == "closed_forms" else analyse.trained(run)
+
+    def synthesise(self, run: Run) -> None:
+        from methods.grokking.synthesise import figures
+
+        figures(run)
+
+
+def data(run: Run):
+    """Training and test examples of the run's task and seed, with a leading network axis of one."""
+    from methods.grokking.network import examples
+    from tycho.tasks import groups
+
+    group = groups.group(run.key.task)
+    seen, unseen = groups.split(group.order**2, run.config.train_pairs, run.generator("split"))
+    table = groups.pairs(group)
+    return examples(table, [seen]), examples(table, [unseen])
