@@ -1,0 +1,386 @@
+"""What the report says of one direction: plain dictionaries for the templates, made from tables and the plan."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from reports.claims import All, Claim, Exact, Side, Slope
+from reports.collect import Collected, done_stages
+from reports.estimands import SAMPLE_COLUMNS, NotRun
+from reports.figures import compile_figure, strip
+from reports.numbers import aligned, number, over_seeds, seconds
+from tycho import records
+from tycho.adapter import Method
+from tycho.files import read_json
+from tycho.jobs import SYNTHESIS, Job, Plan, job_folder
+from tycho.keys import JobKey
+
+POINT = ["arm", "variant", "setting"]
+MOST_ROWS = 24  # of one metric; the rest stands in the records
+MOST_GROUPS = 6  # shown at once; the rest can be opened
+MOST_SAMPLES = 40  # of one arm
+MOST_TABLE_ROWS = 12
+LONGEST_TEXT = 700
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One method at one scale, with its part of the records."""
+
+    plan: Plan
+    method: Method
+    records: Collected
+    claims: list[Claim]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [self.plan.jobs[key] for key in sorted(self.plan.jobs) if key.method == self.method.name]
+
+    @property
+    def arm_order(self) -> dict[str, int]:
+        return {arm: place for place, arm in enumerate([SYNTHESIS, *self.method.arms])}
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[frame["method"] == self.method.name]
+
+
+def arms(direction: Direction) -> list[dict[str, Any]]:
+    """Every arm with its role, and how many of its jobs are done."""
+    statuses = direction.of(direction.records.statuses)
+    found = []
+    for name, arm in direction.method.arms.items():
+        mine = statuses[statuses.arm == name]
+        done = int((mine.state == "done").sum())
+        state = f"{done} of {len(mine)} jobs" if len(mine) else f"not part of scale {direction.plan.settings.scale}"
+        found.append({"name": name, "role": arm.role, "says": arm.says, "state": state, "whole": 0 < done == len(mine)})
+    return found
+
+
+# --- what was measured -----------------------------------------------------------------------------------------------
+
+
+def metric_groups(direction: Direction) -> list[dict[str, Any]]:
+    """Final metrics, one group a task and metric, a row an arm: mean and 95 % t interval over seeds.
+
+    Metrics that a claim rests on come first, then what the samples say, then the rest.
+    """
+    final = _finals(direction)
+    if final.empty:
+        return []
+    tested = {test.estimand for claim in direction.claims for test in _tests(claim)}
+    tasks = {task: place for place, task in enumerate(direction.method.tasks)}
+    groups = []
+    for (task, name, file), group in final.groupby(["task", "name", "file"], sort=True):
+        order = (name not in tested, file != "samples.parquet", name, tasks.get(task, len(tasks)))
+        groups.append((order, _metric_group(direction, task, name, file, group)))
+    return [group for _, group in sorted(groups, key=lambda found: found[0])]
+
+
+def _finals(direction: Direction) -> pd.DataFrame:
+    """One value a seed of everything that ends as one number: final metrics, and means over the test samples."""
+    metrics, samples = direction.of(direction.records.metrics), direction.of(direction.records.samples)
+    columns = ["task", *POINT, "seed", "name", "value", "censored", "file"]
+    parts = [metrics[metrics["step"].isna()].assign(file="metrics.parquet")[columns]]
+    test = samples[samples["split"] == "test"]
+    for name, column in {name: column for name, column in SAMPLE_COLUMNS.items() if name != "correct"}.items():
+        values = test[column].astype("Float64")
+        if values.isna().all() or (name == "score" and (values == test["correct"].astype("Float64")).all()):
+            continue
+        means = values.groupby([test[part] for part in ("task", *POINT, "seed")]).mean().rename("value").reset_index()
+        means = means.astype({"value": "float64"}).dropna(subset="value")
+        parts.append(means.assign(name=name, censored=False, file="samples.parquet")[columns])
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _metric_group(direction: Direction, task: str, name: str, file: str, group: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for (arm, variant, setting), mine in group.groupby(POINT, sort=True):
+        mean, low, high = over_seeds(mine["value"])
+        bounds = int(mine["censored"].sum())
+        if bounds:
+            low = high = math.nan
+        rows.append(
+            {
+                "arm": arm,
+                "point": " · ".join(part for part in (variant, setting) if part),
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "seeds": mine["seed"].nunique(),
+                "bounds": bounds,
+                "source": f"{file}: method={direction.method.name}, task={task}, arm={arm}"
+                + "".join(f", {k}={v}" for k, v in (("variant", variant), ("setting", setting)) if v)
+                + (f", name={name}" if file == "metrics.parquet" else f", mean of {SAMPLE_COLUMNS[name]}"),
+            }
+        )
+    last = len(direction.arm_order)
+    rows.sort(key=lambda row: (direction.arm_order.get(row["arm"], last), _natural(row["point"])))
+    shown = rows[:MOST_ROWS]
+    ends = [row[end] for row in shown for end in ("mean", "low", "high") if math.isfinite(row[end])]
+    texts = aligned([(row["mean"], row["low"], row["high"]) for row in shown])
+    for row, text in zip(shown, texts, strict=True):
+        row["strip"] = strip(row["mean"], row["low"], row["high"], min(ends), max(ends)) if len(shown) > 1 and ends else ""
+        row["mean"], row["low"], row["high"] = text
+    return {"task": task, "name": name, "file": file, "rows": shown, "more": len(rows) - len(shown)}
+
+
+def _natural(text: str) -> list[tuple[int, float, str]]:
+    """Sorts M=9 before M=23."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(1, float(part), "") if place % 2 else (0, 0.0, part) for place, part in enumerate(parts)]
+
+
+def _tests(claim: Claim) -> list[Any]:
+    return list(claim.test.parts) if isinstance(claim.test, All) else [claim.test]
+
+
+def levels(claim: Claim, values_of: Callable[[Side], pd.DataFrame]) -> list[dict[str, str]]:
+    """What each side of a claim's test measured, mean over seeds, to stand beside the paper's numbers.
+
+    Args:
+        values_of: side -> its values, a frame with seed, value and censored; raises NotRun where there are none.
+    """
+    sides = [s for test in _tests(claim) if not isinstance(test, (Slope, Exact)) for s in test.sides()]
+    found: dict[str, tuple[tuple[float, float, float], str]] = {}
+    for side in sides:
+        try:
+            values = values_of(side)
+        except NotRun:
+            continue
+        mark = "≥ " if values["censored"].any() else ""
+        found[side_name(side, sides)] = (over_seeds(values.groupby("seed")["value"].mean()), mark)
+    texts = aligned([row for row, _ in found.values()])
+    return [
+        {"arm": arm, "mean": mark + mean, "low": low, "high": high}
+        for (arm, (_, mark)), (mean, low, high) in zip(found.items(), texts, strict=True)
+    ]
+
+
+def side_name(side: Side, among: Iterable[Side]) -> str:
+    """A side by its arm, with its estimand and task where those differ among the sides it stands with."""
+    among = list(among)
+    name = str(side)
+    if len({other.estimand for other in among}) > 1:
+        name += f" {side.estimand}"
+    return name + (f" on {side.task}" if len({other.task for other in among}) > 1 else "")
+
+
+# --- samples, figures, tables ----------------------------------------------------------------------------------------
+
+
+def sample_browsers(direction: Direction) -> list[dict[str, Any]]:
+    """A few samples of every arm, right and wrong ones in equal parts where there are enough of both."""
+    samples = direction.of(direction.records.samples)
+    found = []
+    for arm, mine in samples.groupby("arm", sort=False):
+        mine = mine.sort_values(["seed", "task", "variant", "setting", "split", "item"], kind="stable")
+        right, wrong = mine[mine["correct"]], mine[~mine["correct"]]
+        half = MOST_SAMPLES // 2
+        from_right = min(len(right), max(half, MOST_SAMPLES - len(wrong)))
+        chosen = pd.concat([right.head(from_right), wrong.head(MOST_SAMPLES - from_right)]).sort_index()
+        rows = [
+            {
+                "task": row.task,
+                "seed": row.seed,
+                "point": " · ".join(part for part in (row.variant, row.setting) if part),
+                "item": row.item,
+                "correct": bool(row.correct),
+                "score": number(row.score) if row.score not in (0.0, 1.0) else "",
+                **{name: _cut(getattr(row, name)) for name in ("prompt", "response", "answer", "target")},
+                "tokens": "" if pd.isna(row.generated_tokens) else f"{int(row.generated_tokens):,}",
+            }
+            for row in chosen.itertuples()
+        ]
+        found.append({"arm": arm, "rows": rows, "total": len(mine), "right": len(right), "wrong": len(wrong)})
+    last = len(direction.arm_order)
+    return sorted(found, key=lambda browser: direction.arm_order.get(browser["arm"], last))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} … ({len(text) - LONGEST_TEXT:,} characters more)"
+
+
+def figures(direction: Direction) -> list[dict[str, Any]]:
+    """The synthesis' figures first, then the arms', those of one name and caption together.
+
+    The lowest seed's is drawn; the others are links to their specs.
+    """
+    places: dict[tuple[str, str, str, str], list[tuple[JobKey, Path]]] = {}
+    for job in direction.jobs:
+        for stage in done_stages(direction.plan, job):
+            for path in sorted((job_folder(direction.plan.settings, job.key) / stage / "figures").glob("*.json")):
+                places.setdefault((job.key.arm, job.key.task, stage, path.stem), []).append((job.key, path))
+    order = direction.arm_order
+    found: dict[tuple[bool, str, str], dict[str, Any]] = {}
+    for (arm, task, stage, name), drawn in sorted(
+        places.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])
+    ):
+        key, path = drawn[0]
+        spec = read_json(path)
+        says = str((spec.get("usermeta") or {}).get("says", ""))
+        prefix = re.sub(r"[^a-z0-9]+", "-", f"{direction.method.name} {arm} {task} {stage} {name}".lower())
+        across = arm == SYNTHESIS
+        group = found.setdefault((not across, name, says), {"name": name, "says": says, "across": across, "drawn": []})
+        group["drawn"].append(
+            {
+                "arm": arm,
+                "task": task,
+                "svg": compile_figure(spec, prefix),
+                "job": f"{key.path}/{stage}",
+                "href": _link(key, stage, "figures", path.name),
+                "others": [{"seed": k.seed, "href": _link(k, stage, "figures", p.name)} for k, p in drawn[1:]],
+            }
+        )
+    return [group for _, group in sorted(found.items(), key=lambda item: item[0][:2])]
+
+
+def tables(direction: Direction) -> list[dict[str, Any]]:
+    """The first rows of the tables that the synthesis, or else the first job of each arm, left."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    jobs = sorted(direction.jobs, key=lambda job: (job.key.arm != SYNTHESIS, job.key))
+    for job in jobs:
+        for stage in done_stages(direction.plan, job):
+            for path in sorted((job_folder(direction.plan.settings, job.key) / stage / "tables").glob("*.parquet")):
+                if (job.key.arm, path.stem) in found:
+                    continue
+                frame = records.read(path, f"delete {path.parent.parent} and run again")
+                found[job.key.arm, path.stem] = {
+                    "name": path.stem,
+                    "job": f"{job.key.path}/{stage}",
+                    "href": _link(job.key, stage, "tables", path.name),
+                    "columns": [str(column) for column in frame.columns],
+                    "rows": [[_cell(value) for value in row] for row in frame.head(MOST_TABLE_ROWS).itertuples(index=False)],
+                    "more": max(len(frame) - MOST_TABLE_ROWS, 0),
+                }
+    return list(found.values())
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    """A table's cell as text, and whether it is a number."""
+    if isinstance(value, (list, tuple, dict)) or hasattr(value, "tolist") and getattr(value, "ndim", 0):
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return {"text": _cut(json.dumps(value, default=str))[:120], "number": False}
+    if pd.isna(value):
+        return {"text": "–", "number": False}
+    if isinstance(value, str) or isinstance(value, bool) or not hasattr(value, "__float__"):
+        return {"text": _cut(str(value)), "number": False}
+    return {"text": number(float(value), 4), "number": True}
+
+
+def _link(key: JobKey, *parts: str) -> str:
+    return quote("/".join(("..", "jobs", str(key.path), *parts)))
+
+
+# --- costs and configuration -----------------------------------------------------------------------------------------
+
+
+def arm_costs(direction: Direction) -> list[dict[str, Any]]:
+    """What every arm cost, what its ingredients cost, and both together. The synthesis counts for itself alone."""
+    costs = direction.records.costs
+    spent = costs.groupby(["method", "arm", "task", "seed", "stage"])[["cpu_seconds", "flops", "generated_tokens"]].sum(
+        min_count=1
+    )
+    memory = direction.of(costs).groupby("arm")["peak_memory_mb"].max()
+    by_arm: dict[str, list[Job]] = {}
+    for job in direction.jobs:
+        by_arm.setdefault(job.key.arm, []).append(job)
+    rows = []
+    for arm, jobs in sorted(by_arm.items(), key=lambda item: direction.arm_order.get(item[0], len(direction.arm_order))):
+        own = {(job.key, stage) for job in jobs for stage in job.stages}
+        borrowed = set() if arm == SYNTHESIS else _borrowed(direction.plan, jobs) - own
+        mine, others = _spent(spent, own), _spent(spent, borrowed)
+        if not mine["stages"] and not others["stages"]:
+            continue
+        named = sorted({f"{key.arm}" if key.method == direction.method.name else f"{key.method}/{key.arm}" for key, _ in borrowed})
+        rows.append(
+            {
+                "arm": arm,
+                "jobs": len(jobs),
+                "cpu": seconds(mine["cpu_seconds"]),
+                "ingredients": named,
+                "borrowed": seconds(others["cpu_seconds"]) if borrowed else "–",
+                "total": seconds(mine["cpu_seconds"] + others["cpu_seconds"]),
+                "memory": number(float(memory.get(arm, math.nan))),
+                "flops": number(mine["flops"] + others["flops"]) if mine["flops"] + others["flops"] else "–",
+                "tokens": number(mine["generated_tokens"]) if mine["generated_tokens"] else "–",
+                "source": f"costs.parquet: method={direction.method.name}, arm={arm}"
+                + (f", and {len(borrowed)} stages of {', '.join(named)}" if borrowed else ""),
+            }
+        )
+    return rows
+
+
+def _borrowed(plan: Plan, jobs: Iterable[Job]) -> set[tuple[JobKey, str]]:
+    """The stages of other jobs without which these could not have run."""
+    found: set[tuple[JobKey, str]] = set()
+    waiting = [need for job in jobs for need in job.needs.values()]
+    while waiting:
+        need = waiting.pop()
+        other = plan.jobs[need.key]
+        new = {(need.key, stage) for stage in other.stages[: other.stages.index(need.stage) + 1]} - found
+        if new:
+            found |= new
+            waiting += other.needs.values()
+    return found
+
+
+def _spent(spent: pd.DataFrame, stages: set[tuple[JobKey, str]]) -> dict[str, float]:
+    places = sorted((key.method, key.arm, key.task, key.seed, stage) for key, stage in stages)
+    mine = spent[spent.index.isin(places)]
+    return {name: float(mine[name].sum()) for name in spent.columns} | {"stages": len(mine)}
+
+
+def configuration(direction: Direction) -> dict[str, Any]:
+    """Knobs that all arms share, and those that tell them apart."""
+    dumped = {f"{job.key.arm}/{job.key.task}": job.config.model_dump(mode="json") for job in direction.jobs}
+    fields = type(direction.jobs[0].config).model_fields if direction.jobs else {}
+    shared, apart = [], []
+    for name, info in fields.items():
+        values = {where: json.dumps(config[name], ensure_ascii=False) for where, config in dumped.items()}
+        extra = info.json_schema_extra or {}
+        row = {"name": name, "says": info.description or "", "unit": extra.get("unit", ""), "stage": extra.get("stage", "")}  # type: ignore[union-attr]
+        if len(set(values.values())) == 1:
+            shared.append(row | {"value": next(iter(values.values()))})
+        else:
+            groups: dict[str, list[str]] = {}
+            for where, value in values.items():
+                groups.setdefault(value, []).append(where)
+            apart.append(row | {"values": [{"value": v, "arms": _arms_only(w, values)} for v, w in groups.items()]})
+    return {"shared": shared, "apart": apart}
+
+
+def _arms_only(places: list[str], every: Iterable[str]) -> str:
+    """`arm` where all its tasks are named, `arm/task` otherwise."""
+    names = []
+    for place in places:
+        arm = place.partition("/")[0]
+        whole = all(other in places for other in every if other.partition("/")[0] == arm)
+        names.append(arm if whole else place)
+    return ", ".join(dict.fromkeys(names))
+
+
+def budgets(plan: Plan, costs: pd.DataFrame) -> list[dict[str, Any]]:
+    """CPU seconds measured against those planned, a row a method and one for all."""
+    spent = costs.groupby("method")["cpu_seconds"].sum()
+    rows = [(name, float(spent.get(name, 0.0)), plan.plans[name].cpu_seconds) for name in plan.methods]
+    planned = [budget for _, _, budget in rows if budget is not None]
+    if len(rows) > 1:
+        rows.append(("all", sum(used for _, used, _ in rows), sum(planned) if len(planned) == len(rows) else None))
+    return [
+        {
+            "method": name,
+            "used": seconds(used),
+            "budget": "–" if budget is None else seconds(budget),
+            "share": None if not budget else used / budget,
+        }
+        for name, used, budget in rows
+    ]
