@@ -96,18 +96,21 @@ def _spectrum(run: Run, kept: dict[int, dict[str, torch.Tensor]], basis: torch.T
         alt.Chart(frame)
         .mark_rect()
         .encode(
-            x=alt.X(
-                "node:O", title="hidden nodes, by the frequency they end with", axis=alt.Axis(labels=False, ticks=False)
-            ),
+            x=alt.X("node:O", title="hidden nodes, by final frequency", axis=alt.Axis(labels=False, ticks=False)),
             y=alt.Y("frequency:O", title="frequency", axis=alt.Axis(values=list(range(5, 200, 5)))),
             color=alt.Color(
                 "share:Q", title="share of the node's power", scale=alt.Scale(scheme="viridis", domain=[0, 1])
             ),
         )
-        .properties(width=300, height=240)
+        .properties(width=170, height=200)
         .facet(column=alt.Column("epoch:N", title=None, sort=[f"epoch {epoch}" for epoch in ends]))
     )
-    run.figure("spectrum", chart, "At the start every node mixes all frequencies; at the end each keeps a single one.")
+    held = float(frame[frame.epoch == f"epoch {ends[1]}"].groupby("node").share.max().median())
+    run.figure(
+        "spectrum",
+        chart,
+        f"Every node starts as a mixture of all frequencies; the nodes that count most end with {held:.0%} of their power in one.",
+    )
 
 
 def closed_forms(run: Run) -> None:
@@ -159,7 +162,7 @@ def _maxima(group: groups.Group, starts: int, generator: torch.Generator) -> tup
     allows, and the largest share of a node's power outside its strongest irrep (0: every maximum is one irrep)."""
     left, right, target = groups.pairs(group).unbind(dim=1)
     first = torch.randn(2 * group.order, starts, generator=generator, dtype=torch.float64)
-    weights = theory.ascend(first, left, right, target, steps=4000)
+    weights = theory.ascend(first, left, right, target, steps=1000)
     reached = theory.energy(weights, left, right, target)
     kinds = {1: "real", 0: "complex", -1: "quaternionic"}
     _, degrees = groups.characters(group)

@@ -28,7 +28,7 @@ class GrokkingConfig(MethodConfig):
         [0, 10, 25, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400], "epochs whose weights are kept for the meters"
     )
     late: int = knob(100, "epoch from which the back-propagated gradient is compared", unit="epochs", stage="analyse")
-    starts: int = knob(200, "random starts of the energy ascent", stage="analyse")
+    starts: int = knob(100, "random starts of the energy ascent", stage="analyse")
 
 
 class Grokking(Method):
@@ -57,10 +57,10 @@ class Grokking(Method):
         return ("analyse",) if arm == "closed_forms" else ("train", "evaluate", "analyse")
 
     def train(self, run: Run) -> None:
-        import torch
         from safetensors.torch import save_file
 
         from methods.grokking import network, training
+        from tycho.tasks import groups
 
         config = run.config
         seen, unseen = data(run)
@@ -68,7 +68,7 @@ class Grokking(Method):
         if restored:
             state, kept = restored[1]["state"], restored[1]["kept"]
         else:
-            order = int(seen.target.max()) + 1
+            order = groups.group(run.key.task).order
             first = network.initialise(order, config.width, [run.generator("init")], config.output_scale)
             state, kept = training.start(first), {}
         at = training.schedule(config.epochs, every=config.evaluate_every)
@@ -93,9 +93,8 @@ class Grokking(Method):
         kept[str(config.epochs)] = {name: state[name][0] for name in ("W", "V")}
         tensors = {f"{epoch}/{name}": t.contiguous() for epoch, both in kept.items() for name, t in both.items()}
         run.save_model(lambda folder: save_file(tensors, folder / "snapshots.safetensors"))
-        run.count(
-            flops=6.0 * config.train_pairs * config.width * int(torch.unique(seen.target).numel()) * config.epochs
-        )
+        order = state["V"].shape[2]
+        run.count(flops=config.epochs * network.step_flops(config.train_pairs, config.width, order))
 
     def evaluate(self, run: Run) -> None:
         from methods.grokking.evaluate import evaluate

@@ -22,11 +22,11 @@ def figures(run: Run) -> None:
         _accuracy(run, str(task), found)
         _meter(
             run, str(task), found, "gradient_cosine", "cosine of G_F with the key term ỸỸᵀF̃",
-            "With weight decay the back-propagated gradient keeps pointing along the theory's key term; without, the pull is lost.",
+            "At the published width the back-propagated gradient keeps pointing along the theory's key term only with weight decay.",
         )  # fmt: skip
         _meter(
             run, str(task), found, "gradient_norm", "norm of G_F",
-            "With weight decay the back-propagated gradient stays larger once the training set is fitted.",
+            "At the published width the back-propagated gradient stays larger with weight decay once the training set is fitted.",
         )  # fmt: skip
 
 
@@ -38,7 +38,12 @@ def _accuracy(run: Run, task: str, curves: pd.DataFrame) -> None:
         alt.Chart(frame)
         .mark_line(strokeWidth=1.6, opacity=0.8)
         .encode(
-            x=alt.X("step:Q", title="epoch", scale=alt.Scale(type="log")),
+            x=alt.X(
+                "step:Q",
+                title="epoch",
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(values=[1, 10, 100, 1000]),
+            ),
             y=alt.Y("value:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
             color=alt.Color("part:N", title=None, sort=list(wanted.values())),
             detail="seed:N",

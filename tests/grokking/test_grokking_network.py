@@ -117,3 +117,14 @@ def test_wrong_names_are_refused() -> None:
         network.squared_error(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1), "rows")
     with pytest.raises(ValueError, match="at least one row"):
         network.examples(pairs(group("Z3")), [torch.arange(2), torch.arange(0)])
+
+
+def test_step_flops_against_pytorchs_count():
+    """The analytic cost formula, checked once against FlopCounterMode (which does not see products done in place)."""
+    from tycho.cost import counted_flops
+
+    hidden = torch.randn(30, 16, requires_grad=True)
+    output = torch.randn(16, 7, requires_grad=True)
+    with counted_flops() as counted:
+        (hidden @ output).square().sum().backward()
+    assert counted["flops"] == network.step_flops(30, 16, 7)
