@@ -231,7 +231,7 @@ def _publish_live(client: Any, experiment: str, key: JobKey, journal: Path, old:
             experiment, start_time=start, run_name=f"{key.path} (running)", tags=tags
         ).info.run_id
     if rows[known:]:
-        _log(client, run_id, list(_points(pd.DataFrame(rows[known:]), start)), {})
+        _log(client, run_id, list(_points(pd.DataFrame(rows[known:]).assign(stage=stage), start)), {})
     client.set_tag(run_id, "tycho.rows", str(len(rows)))
     for stale in old:
         client.delete_run(stale.info.run_id)
@@ -248,12 +248,18 @@ def _log(client: Any, run_id: str, points: list[Any], params: dict[str, str]) ->
 
 
 def _points(frame: pd.DataFrame, start: int) -> Iterator[Any]:
-    """Metrics as the store takes them: `variant/setting/name`, at most CURVE_POINTS a curve, first and last kept."""
+    """Metrics as the store takes them, at most CURVE_POINTS a curve, first and last kept.
+
+    Names are `stage/name`, with variant, setting and seed behind them where there are several: the store's pages make a
+    section of whatever stands before the last slash.
+    """
     from mlflow.entities import Metric
 
-    for (name, variant, setting, seed), curve in frame.groupby(["name", "variant", "setting", "seed"], sort=True):
-        several = frame.seed.nunique() > 1
-        parts = [str(variant), str(setting), f"seed{seed}" if several else "", str(name)]
+    several = frame.seed.nunique() > 1
+    for (stage, name, variant, setting, seed), curve in frame.groupby(
+        ["stage", "name", "variant", "setting", "seed"], sort=True
+    ):
+        parts = [str(stage), str(name), str(variant), str(setting), f"seed{seed}" if several else ""]
         shown = metric_name("/".join(part for part in parts if part))
         if len(curve) > CURVE_POINTS:
             curve = curve.iloc[[round(i * (len(curve) - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)]]
@@ -267,12 +273,12 @@ def _sample_means(frame: pd.DataFrame, start: int) -> Iterator[Any]:
     from mlflow.entities import Metric
 
     for (variant, setting), group in frame.groupby(["variant", "setting"]):
-        prefix = "/".join(part for part in ("samples", str(variant), str(setting)) if part)
         for column in ("correct", "score", "generated_tokens", "sequential_tokens", "forward_passes", "flops"):
             mean = group[column].astype("Float64").mean()
             if not pd.isna(mean):
                 name = "accuracy" if column == "correct" else column
-                yield Metric(metric_name(f"{prefix}/{name}"), float(mean), start, 0)
+                parts = ("evaluate", name, str(variant), str(setting))
+                yield Metric(metric_name("/".join(part for part in parts if part)), float(mean), start, 0)
 
 
 def metric_name(text: str) -> str:

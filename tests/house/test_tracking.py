@@ -59,11 +59,11 @@ def test_every_job_is_a_run_with_its_values(results):
     run = found["smoke/toy/steep/line/seed1"]
     records = pd.read_parquet(results / "smoke" / "jobs" / "toy" / "steep" / "line" / "seed1" / "train" / "metrics.parquet")
     final = records.query("name == 'final_level'").value.iloc[0]
-    assert run.data.metrics["final_level"] == final
+    assert run.data.metrics["train/final_level"] == final
     assert run.data.params["config.slope"] == "2.0" and run.data.params["arm"] == "steep"
-    assert run.data.metrics["samples/accuracy"] == 1.0
+    assert run.data.metrics["evaluate/accuracy"] == 1.0
     assert run.info.status == "FINISHED" and run.info.end_time >= run.info.start_time
-    curve = client(results).get_metric_history(run.info.run_id, "level")
+    curve = client(results).get_metric_history(run.info.run_id, "train/level")
     kept = {point.step: point.value for point in curve}
     truth = records.query("name == 'level'").set_index("step").value
     assert len(kept) == CURVE_POINTS and min(kept) == 0 and max(kept) == 499
@@ -148,7 +148,7 @@ def test_a_running_job_is_followed(results):
     sync_results(results, "", [], running=True)
     second = runs(results)[str(key)]
     assert first.info.run_id == second.info.run_id and second.info.status == "RUNNING"
-    history = client(results).get_metric_history(second.info.run_id, "level")
+    history = client(results).get_metric_history(second.info.run_id, "train/level")
     assert [point.value for point in history] == [0.0, 1.0, 2.0, 3.0, 4.0]
     write(2)  # killed and resumed from an earlier checkpoint
     sync_results(results, "", [], running=True)
