@@ -180,4 +180,3 @@ def _made(path: Path, command: str) -> pd.DataFrame:
     if not path.exists():
         raise TychoError(f"{path} is not there: run `python -m reports {command}` first, or `python -m reports all`")
     return records.read(path, f"run `python -m reports {command}` again")
-

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup, escape
 
 from tycho.config import merged
+from tycho.drawing import svg
 from tycho.errors import one_line
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Their black follows the page's ink.
@@ -80,24 +81,22 @@ def compile_figure(spec: dict[str, Any], prefix: str) -> Markup:
         spec: Vega-Lite, its data inside; `usermeta.says` becomes the drawing's label.
         prefix: stands before every id of the drawing. Ids are a page's own, and the renderer gives each figure the same.
     """
-    import vl_convert
-
+    if not isinstance(spec, dict):
+        return Markup('<p class="note">This figure cannot be drawn: it is no Vega-Lite specification.</p>')
     # Altair writes its own default size into every spec; the theme's holds unless the room chose another one.
     own = dict(spec.get("config") or {})
     own["view"] = {k: v for k, v in own.get("view", {}).items() if not (k.startswith("continuous") and v == 300)}
     themed = {**spec, "config": merged(THEME, own)}
     try:
-        drawn = _draw(json.dumps(themed, sort_keys=True), vl_convert.__version__)
+        drawn = _draw(json.dumps(themed, sort_keys=True))
         return Markup(_for_page(drawn, prefix, str((spec.get("usermeta") or {}).get("says", ""))))
     except (ValueError, ElementTree.ParseError) as error:
         return Markup('<p class="note">This figure cannot be drawn: {}</p>').format(one_line(error)[:300])
 
 
 @functools.lru_cache(maxsize=256)
-def _draw(spec: str, _version: str) -> str:
-    import vl_convert
-
-    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+def _draw(spec: str) -> str:
+    return svg(spec)
 
 
 def _for_page(drawn: str, prefix: str, says: str) -> str:
@@ -166,9 +165,7 @@ class _Axis:
         return EDGE + share * (self.width - 2 * EDGE)
 
 
-def forest(
-    lines: list[tuple[float, float, float, float | None, float | None, str]], *, log: bool = False
-) -> Markup:
+def forest(lines: list[tuple[float, float, float, float | None, float | None, str]], *, log: bool = False) -> Markup:
     """A small forest plot: intervals, the margins as upright lines, and the side where the claim holds shaded.
 
     Args:
@@ -189,7 +186,9 @@ def forest(
         if above is not None or below is not None:
             left = axis(above) if above is not None else 0.0
             right = axis(below) if below is not None else WIDTH
-            parts.append(f'<rect class="holds" x="{left:.1f}" y="{top:g}" width="{right - left:.1f}" height="{LINE:g}"/>')
+            parts.append(
+                f'<rect class="holds" x="{left:.1f}" y="{top:g}" width="{right - left:.1f}" height="{LINE:g}"/>'
+            )
         for bound in (above, below):
             if bound is not None:
                 parts.append(f'<path class="margin" d="M{axis(bound):.1f} {top:g}v{LINE:g}"/>')

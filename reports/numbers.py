@@ -33,11 +33,11 @@ def with_interval(
 
 
 def aligned(rows: list[tuple[float, float, float]]) -> list[tuple[str, str, str]]:
-    """`with_interval` for a column: all with the decimals of the widest interval, unless sizes are too far apart for that."""
+    """`with_interval` for a column: all with the decimals of the widest interval, where their sizes allow it."""
     sizes = [abs(value) for value, _, _ in rows if math.isfinite(value) and value]
     power = _power([x for row in rows for x in row])
     each = [_warranted(*row, power) for row in rows]
-    if not sizes or max(sizes) > 30 * min(sizes) or None in each:
+    if not sizes or max(sizes) > 30 * min(sizes) or None in each or power:
         return [with_interval(*row) for row in rows]
     decimals = min(found for found in each if found is not None)
     return [tuple(_fixed(x, decimals, power, False) for x in row) for row in rows]  # type: ignore[misc]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
-from reports.claims import All, Claim, Exact, Side, Slope
+from reports.claims import Claim
 from reports.collect import Collected, done_stages
-from reports.estimands import SAMPLE_COLUMNS, NotRun
+from reports.estimands import SAMPLE_COLUMNS
 from reports.figures import compile_figure, strip
-from reports.numbers import aligned, number, over_seeds, seconds
+from reports.numbers import aligned, number, over_seeds
+from reports.scorecard import tests_of
 from tycho import records
 from tycho.adapter import Method
+from tycho.errors import TychoError
 from tycho.files import read_json
 from tycho.jobs import SYNTHESIS, Job, Plan, job_folder
 from tycho.keys import JobKey
@@ -40,6 +41,7 @@ class Direction:
     method: Method
     records: Collected
     claims: list[Claim]
+    problems: list[str] = field(default_factory=list)  # files that cannot be read
 
     @property
     def jobs(self) -> list[Job]:
@@ -76,7 +78,7 @@ def metric_groups(direction: Direction) -> list[dict[str, Any]]:
     final = _finals(direction)
     if final.empty:
         return []
-    tested = {test.estimand for claim in direction.claims for test in _tests(claim)}
+    tested = {test.estimand for claim in direction.claims for test in tests_of(claim)}
     tasks = {task: place for place, task in enumerate(direction.method.tasks)}
     groups = []
     for (task, name, file), group in final.groupby(["task", "name", "file"], sort=True):
@@ -128,7 +130,9 @@ def _metric_group(direction: Direction, task: str, name: str, file: str, group: 
     ends = [row[end] for row in shown for end in ("mean", "low", "high") if math.isfinite(row[end])]
     texts = aligned([(row["mean"], row["low"], row["high"]) for row in shown])
     for row, text in zip(shown, texts, strict=True):
-        row["strip"] = strip(row["mean"], row["low"], row["high"], min(ends), max(ends)) if len(shown) > 1 and ends else ""
+        row["strip"] = (
+            strip(row["mean"], row["low"], row["high"], min(ends), max(ends)) if len(shown) > 1 and ends else ""
+        )
         row["mean"], row["low"], row["high"] = text
     return {"task": task, "name": name, "file": file, "rows": shown, "more": len(rows) - len(shown)}
 
@@ -137,41 +141,6 @@ def _natural(text: str) -> list[tuple[int, float, str]]:
     """Sorts M=9 before M=23."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(1, float(part), "") if place % 2 else (0, 0.0, part) for place, part in enumerate(parts)]
-
-
-def _tests(claim: Claim) -> list[Any]:
-    return list(claim.test.parts) if isinstance(claim.test, All) else [claim.test]
-
-
-def levels(claim: Claim, values_of: Callable[[Side], pd.DataFrame]) -> list[dict[str, str]]:
-    """What each side of a claim's test measured, mean over seeds, to stand beside the paper's numbers.
-
-    Args:
-        values_of: side -> its values, a frame with seed, value and censored; raises NotRun where there are none.
-    """
-    sides = [s for test in _tests(claim) if not isinstance(test, (Slope, Exact)) for s in test.sides()]
-    found: dict[str, tuple[tuple[float, float, float], str]] = {}
-    for side in sides:
-        try:
-            values = values_of(side)
-        except NotRun:
-            continue
-        mark = "≥ " if values["censored"].any() else ""
-        found[side_name(side, sides)] = (over_seeds(values.groupby("seed")["value"].mean()), mark)
-    texts = aligned([row for row, _ in found.values()])
-    return [
-        {"arm": arm, "mean": mark + mean, "low": low, "high": high}
-        for (arm, (_, mark)), (mean, low, high) in zip(found.items(), texts, strict=True)
-    ]
-
-
-def side_name(side: Side, among: Iterable[Side]) -> str:
-    """A side by its arm, with its estimand and task where those differ among the sides it stands with."""
-    among = list(among)
-    name = str(side)
-    if len({other.estimand for other in among}) > 1:
-        name += f" {side.estimand}"
-    return name + (f" on {side.task}" if len({other.task for other in among}) > 1 else "")
 
 
 # --- samples, figures, tables ----------------------------------------------------------------------------------------
@@ -206,7 +175,9 @@ def sample_browsers(direction: Direction) -> list[dict[str, Any]]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} … ({len(text) - LONGEST_TEXT:,} characters more)"
+    return (
+        text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} … ({len(text) - LONGEST_TEXT:,} characters more)"
+    )
 
 
 def figures(direction: Direction) -> list[dict[str, Any]]:
@@ -225,7 +196,11 @@ def figures(direction: Direction) -> list[dict[str, Any]]:
         places.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])
     ):
         key, path = drawn[0]
-        spec = read_json(path)
+        try:
+            spec = read_json(path)
+        except TychoError as error:
+            direction.problems.append(str(error))
+            continue
         says = str((spec.get("usermeta") or {}).get("says", ""))
         prefix = re.sub(r"[^a-z0-9]+", "-", f"{direction.method.name} {arm} {task} {stage} {name}".lower())
         across = arm == SYNTHESIS
@@ -252,13 +227,19 @@ def tables(direction: Direction) -> list[dict[str, Any]]:
             for path in sorted((job_folder(direction.plan.settings, job.key) / stage / "tables").glob("*.parquet")):
                 if (job.key.arm, path.stem) in found:
                     continue
-                frame = records.read(path, f"delete {path.parent.parent} and run again")
+                try:
+                    frame = records.read(path, f"delete {path.parent.parent} and run again")
+                except TychoError as error:
+                    direction.problems.append(str(error))
+                    continue
                 found[job.key.arm, path.stem] = {
                     "name": path.stem,
                     "job": f"{job.key.path}/{stage}",
                     "href": _link(job.key, stage, "tables", path.name),
                     "columns": [str(column) for column in frame.columns],
-                    "rows": [[_cell(value) for value in row] for row in frame.head(MOST_TABLE_ROWS).itertuples(index=False)],
+                    "rows": [
+                        [_cell(value) for value in row] for row in frame.head(MOST_TABLE_ROWS).itertuples(index=False)
+                    ],
                     "more": max(len(frame) - MOST_TABLE_ROWS, 0),
                 }
     return list(found.values())
@@ -266,121 +247,15 @@ def tables(direction: Direction) -> list[dict[str, Any]]:
 
 def _cell(value: Any) -> dict[str, Any]:
     """A table's cell as text, and whether it is a number."""
-    if isinstance(value, (list, tuple, dict)) or hasattr(value, "tolist") and getattr(value, "ndim", 0):
+    if isinstance(value, (list, tuple, dict)) or getattr(value, "ndim", 0):
         value = value.tolist() if hasattr(value, "tolist") else value
         return {"text": _cut(json.dumps(value, default=str))[:120], "number": False}
     if pd.isna(value):
         return {"text": "–", "number": False}
-    if isinstance(value, str) or isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
         return {"text": _cut(str(value)), "number": False}
     return {"text": number(float(value), 4), "number": True}
 
 
 def _link(key: JobKey, *parts: str) -> str:
     return quote("/".join(("..", "jobs", str(key.path), *parts)))
-
-
-# --- costs and configuration -----------------------------------------------------------------------------------------
-
-
-def arm_costs(direction: Direction) -> list[dict[str, Any]]:
-    """What every arm cost, what its ingredients cost, and both together. The synthesis counts for itself alone."""
-    costs = direction.records.costs
-    spent = costs.groupby(["method", "arm", "task", "seed", "stage"])[["cpu_seconds", "flops", "generated_tokens"]].sum(
-        min_count=1
-    )
-    memory = direction.of(costs).groupby("arm")["peak_memory_mb"].max()
-    by_arm: dict[str, list[Job]] = {}
-    for job in direction.jobs:
-        by_arm.setdefault(job.key.arm, []).append(job)
-    rows = []
-    for arm, jobs in sorted(by_arm.items(), key=lambda item: direction.arm_order.get(item[0], len(direction.arm_order))):
-        own = {(job.key, stage) for job in jobs for stage in job.stages}
-        borrowed = set() if arm == SYNTHESIS else _borrowed(direction.plan, jobs) - own
-        mine, others = _spent(spent, own), _spent(spent, borrowed)
-        if not mine["stages"] and not others["stages"]:
-            continue
-        named = sorted({f"{key.arm}" if key.method == direction.method.name else f"{key.method}/{key.arm}" for key, _ in borrowed})
-        rows.append(
-            {
-                "arm": arm,
-                "jobs": len(jobs),
-                "cpu": seconds(mine["cpu_seconds"]),
-                "ingredients": named,
-                "borrowed": seconds(others["cpu_seconds"]) if borrowed else "–",
-                "total": seconds(mine["cpu_seconds"] + others["cpu_seconds"]),
-                "memory": number(float(memory.get(arm, math.nan))),
-                "flops": number(mine["flops"] + others["flops"]) if mine["flops"] + others["flops"] else "–",
-                "tokens": number(mine["generated_tokens"]) if mine["generated_tokens"] else "–",
-                "source": f"costs.parquet: method={direction.method.name}, arm={arm}"
-                + (f", and {len(borrowed)} stages of {', '.join(named)}" if borrowed else ""),
-            }
-        )
-    return rows
-
-
-def _borrowed(plan: Plan, jobs: Iterable[Job]) -> set[tuple[JobKey, str]]:
-    """The stages of other jobs without which these could not have run."""
-    found: set[tuple[JobKey, str]] = set()
-    waiting = [need for job in jobs for need in job.needs.values()]
-    while waiting:
-        need = waiting.pop()
-        other = plan.jobs[need.key]
-        new = {(need.key, stage) for stage in other.stages[: other.stages.index(need.stage) + 1]} - found
-        if new:
-            found |= new
-            waiting += other.needs.values()
-    return found
-
-
-def _spent(spent: pd.DataFrame, stages: set[tuple[JobKey, str]]) -> dict[str, float]:
-    places = sorted((key.method, key.arm, key.task, key.seed, stage) for key, stage in stages)
-    mine = spent[spent.index.isin(places)]
-    return {name: float(mine[name].sum()) for name in spent.columns} | {"stages": len(mine)}
-
-
-def configuration(direction: Direction) -> dict[str, Any]:
-    """Knobs that all arms share, and those that tell them apart."""
-    dumped = {f"{job.key.arm}/{job.key.task}": job.config.model_dump(mode="json") for job in direction.jobs}
-    fields = type(direction.jobs[0].config).model_fields if direction.jobs else {}
-    shared, apart = [], []
-    for name, info in fields.items():
-        values = {where: json.dumps(config[name], ensure_ascii=False) for where, config in dumped.items()}
-        extra = info.json_schema_extra or {}
-        row = {"name": name, "says": info.description or "", "unit": extra.get("unit", ""), "stage": extra.get("stage", "")}  # type: ignore[union-attr]
-        if len(set(values.values())) == 1:
-            shared.append(row | {"value": next(iter(values.values()))})
-        else:
-            groups: dict[str, list[str]] = {}
-            for where, value in values.items():
-                groups.setdefault(value, []).append(where)
-            apart.append(row | {"values": [{"value": v, "arms": _arms_only(w, values)} for v, w in groups.items()]})
-    return {"shared": shared, "apart": apart}
-
-
-def _arms_only(places: list[str], every: Iterable[str]) -> str:
-    """`arm` where all its tasks are named, `arm/task` otherwise."""
-    names = []
-    for place in places:
-        arm = place.partition("/")[0]
-        whole = all(other in places for other in every if other.partition("/")[0] == arm)
-        names.append(arm if whole else place)
-    return ", ".join(dict.fromkeys(names))
-
-
-def budgets(plan: Plan, costs: pd.DataFrame) -> list[dict[str, Any]]:
-    """CPU seconds measured against those planned, a row a method and one for all."""
-    spent = costs.groupby("method")["cpu_seconds"].sum()
-    rows = [(name, float(spent.get(name, 0.0)), plan.plans[name].cpu_seconds) for name in plan.methods]
-    planned = [budget for _, _, budget in rows if budget is not None]
-    if len(rows) > 1:
-        rows.append(("all", sum(used for _, used, _ in rows), sum(planned) if len(planned) == len(rows) else None))
-    return [
-        {
-            "method": name,
-            "used": seconds(used),
-            "budget": "–" if budget is None else seconds(budget),
-            "share": None if not budget else used / budget,
-        }
-        for name, used, budget in rows
-    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,40 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from tycho.errors import TychoError, one_line
+from tycho.terminal import log_to, make_app, start
 
-app = typer.Typer(
-    help="Re-measures the 2025 directions in efficient reasoning and interpretability.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = make_app("Re-measures the 2025 directions in efficient reasoning and interpretability.")
 
 Scale = Annotated[str, typer.Option(help="smoke, quick, standard or paper.")]
 Results = Annotated[str, typer.Option(help="The folder of all results.")]
 
 
 def main() -> None:
-    """Runs a command. What the user can mend is one line; anything else keeps its traceback."""
-    try:
-        # Without standalone_mode an Exit is not raised: its code is what the call returns.
-        sys.exit(app(standalone_mode=False))
-    except TychoError as error:
-        _fail(str(error))
-    except OSError as error:
-        logging.getLogger("tycho").debug("failed", exc_info=True)
-        _fail(one_line(error))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        _fail(error.format_message())  # click's own errors: unknown option, missing argument
-
-
-def _fail(text: str) -> None:
-    if text:  # without a command, help was all there was to say
-        print(f"tycho: {text}", file=sys.stderr)
-    sys.exit(1)
+    start(app)
 
 
 @app.command()
@@ -78,7 +53,7 @@ def run(
     given |= {"device": device} if device else {}
     given |= {"threads": threads} if threads else {}
     planned = plan(_settings(given))
-    _log_to(None)
+    log_to(None)
     if method in planned.broken:
         raise TychoError(planned.broken[method])
     failures: dict[str, str] = {}
@@ -105,7 +80,7 @@ def job(
     from tycho.jobs import plan
     from tycho.worker import run_process
 
-    _log_to(log)
+    log_to(log)
     planned = plan(_settings(json.loads(settings)))
     process = planned.process(method, arm, task, seeds)
     if digest and process.digest != digest:
@@ -269,18 +244,6 @@ def _knobs(pairs: list[str], **shorthand: str) -> dict[str, Any]:
         except (yaml.YAMLError, ValueError) as error:
             raise TychoError(f"--set {pair}: {one_line(error)}") from error
     return knobs
-
-
-def _log_to(path: Path | None) -> None:
-    """The log (with tracebacks) to a file, or warnings and progress to the terminal."""
-    log = logging.getLogger("tycho")
-    log.setLevel(logging.INFO)
-    if path is None:
-        log.addHandler(logging.StreamHandler())
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log.addHandler(logging.FileHandler(path, mode="w"))
-    log.handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
 
 def _print_metrics(planned: Any, method: str) -> None:

@@ -23,7 +23,7 @@ _had: set[str] = set()  # GPUs this process has computed on
 def check_device(name: str) -> str:
     """A device's name as configured, or one clear line."""
     if name not in DEVICES:
-        raise unknown("device", name, DEVICES, f"(there is: {', '.join(DEVICES)})")
+        raise unknown("device", name, DEVICES, "(a GPU is called cuda)")
     return name
 
 

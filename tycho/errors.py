@@ -13,8 +13,9 @@ class TychoError(Exception):
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> TychoError:
     """An error for a mistyped name, with the nearest match or, where nothing is near, what there is."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    offer = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known) or 'nothing'}"
+    spelt = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(str(name).lower(), spelt, n=1, cutoff=0.6)
+    offer = f"did you mean {spelt[near[0]]!r}?" if near else f"there is: {', '.join(known) or 'nothing'}"
     return TychoError(f"unknown {kind} {name!r}: {offer}{' ' + hint if hint else ''}")
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from tycho import records
 from tycho.adapter import JobView
+from tycho.drawing import svg
 from tycho.errors import TychoError, one_line
 from tycho.files import read_json
 from tycho.keys import JobKey
@@ -298,9 +299,10 @@ def _table(client: Any, run_id: str, path: Path) -> None:
 
 
 def _figure(client: Any, run_id: str, path: Path) -> None:
-    import vl_convert
-
-    client.log_text(run_id, vl_convert.vegalite_to_svg(path.read_text()), f"figures/{path.stem}.svg")
+    try:
+        client.log_text(run_id, svg(path.read_text(encoding="utf-8")), f"figures/{path.stem}.svg")
+    except ValueError as error:
+        log.warning("%s cannot be drawn and is left out of MLflow: %s", path, one_line(error)[:200])
 
 
 def _milliseconds(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import shutil
@@ -13,15 +14,27 @@ from types import TracebackType
 from typing import Any
 
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
-).split()
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--remote-debugging-pipe"),
+)
 
 
+@functools.cache
 def executable() -> str | None:
-    """The browser on PATH, or None."""
+    """The browser on PATH; where there is none, Debian's own is installed if this machine lets us, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 300}
+        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
+        try:
+            subprocess.run(["apt-get", "update"], check=True, **quiet)
+            subprocess.run(install, check=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, **quiet)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found = shutil.which("chromium")
+    return found
 
 
 class Page:
@@ -35,8 +48,8 @@ class Page:
         read, their_write = os.pipe()
         their_read, write = os.pipe()
         # The browser reads commands from file 3 and answers on file 4.
-        shell = 'exec "$@" 3<&{} 4>&{}'.format(their_read, their_write)
-        command = ["sh", "-c", shell, "sh", browser, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
+        shell = f'exec "$@" 3<&{their_read} 4>&{their_write}'
+        command = ["bash", "-c", shell, "bash", browser, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(
             command, pass_fds=(their_read, their_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -89,7 +102,9 @@ class Page:
 
     def look(self, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
         """Size of the window, colour scheme, screen or print."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 

@@ -68,15 +68,19 @@ class Drawn(Method):
 
         rng = run.rng("map")
         curve = run.job.record("metrics").dropna(subset="step")[["step", "value"]].astype({"step": "int64"})
-        chart = alt.Chart(curve).mark_line(clip=True).encode(
-            x=alt.X("step:Q", title="training step"), y=alt.Y("value:Q", title="accuracy while training")
+        chart = (
+            alt.Chart(curve)
+            .mark_line(clip=True)
+            .encode(x=alt.X("step:Q", title="training step"), y=alt.Y("value:Q", title="accuracy while training"))
         )
         run.figure("curve", chart, "The curve flattens well before the end of training.")
         cells = [(row, column, float(rng.random() + (row == column))) for row in range(8) for column in range(8)]
         frame = pd.DataFrame(cells, columns=["thought", "node", "weight"])
         run.table("weights", frame)
-        chart = alt.Chart(frame).mark_rect().encode(
-            x="node:O", y="thought:O", color=alt.Color("weight:Q", scale=alt.Scale(scheme=run.config.colour))
+        chart = (
+            alt.Chart(frame)
+            .mark_rect()
+            .encode(x="node:O", y="thought:O", color=alt.Color("weight:Q", scale=alt.Scale(scheme=run.config.colour)))
         )
         run.figure("map", chart.properties(width=alt.Step(22), height=alt.Step(22)), "The weight lies on the diagonal.")
         run.metric("diagonal_share", float(frame[frame.thought == frame.node].weight.sum() / frame.weight.sum()))
@@ -87,17 +91,30 @@ def comparison(run):
     import altair as alt
 
     rows = [
-        {"arm": view.key.arm, "seed": view.key.seed, "accuracy": samples.correct.mean(), "tokens": samples.generated_tokens.mean()}
+        {
+            "arm": view.key.arm,
+            "seed": view.key.seed,
+            "accuracy": samples.correct.mean(),
+            "tokens": samples.generated_tokens.mean(),
+        }
         for view in run.jobs
         if len(samples := view.record("samples"))
     ]
     frame = pd.DataFrame(rows)
-    chart = alt.Chart(frame).mark_point(size=60, clip=True).encode(
-        x=alt.X("tokens:Q", title="generated tokens"),
-        y=alt.Y("accuracy:Q", scale=alt.Scale(zero=False)),
-        color=alt.Color("arm:N", title=None),
-        shape=alt.Shape("arm:N", title=None),
+    chart = (
+        alt.Chart(frame)
+        .mark_point(size=60, clip=True)
+        .encode(
+            x=alt.X("tokens:Q", title="generated tokens"),
+            y=alt.Y("accuracy:Q", scale=alt.Scale(zero=False)),
+            color=alt.Color("arm:N", title=None),
+            shape=alt.Shape("arm:N", title=None),
+        )
     )
-    run.figure("tradeoff", chart.properties(width=420, height=260), "Points up and to the left are better; seeds lie close together.")
+    run.figure(
+        "tradeoff",
+        chart.properties(width=420, height=260),
+        "Points up and to the left are better; seeds lie close together.",
+    )
     run.table("points", frame)
     run.metric("arms", frame.arm.nunique())

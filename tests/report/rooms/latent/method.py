@@ -25,7 +25,7 @@ class Latent(Drawn):
         return {} if key.arm == "base" else {"base": Need(JobKey(key.scale, "latent", "base", key.task, key.seed))}
 
     def stages(self, arm):
-        return ("train",) if arm == "base" else super().stages(arm)
+        return ("train", "evaluate") if arm == "base" else super().stages(arm)
 
     def synthesise(self, run):
         comparison(run)

@@ -1,0 +1,300 @@
+"""One row of the scorecard: what the paper says, what was measured here, and what became of the claim."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from markupsafe import Markup
+
+from reports import estimands
+from reports.claims import All, Claim, Compare, Exact, One, Ordered, Ratio, Side, Slope, arms_named
+from reports.collect import Collected, lookup
+from reports.estimands import NotRun
+from reports.figures import forest
+from reports.numbers import MINUS, aligned, number, over_seeds, p_value, with_interval
+from tycho.jobs import Plan
+
+NAN = math.nan
+# What a reader meets, in this order: a verdict, and for a supported claim whether a control does as well.
+STATES = {
+    "supported": "supported",
+    "not-attributable": "supported, not attributable",
+    "contradicted": "contradicted",
+    "inconclusive": "inconclusive",
+    "not-learnt": "not learnt at this scale",
+    "not-run": "not run",
+    "suppressed": "suppressed",
+}
+SLUGS = {word: slug for slug, word in STATES.items()}
+# What a part or a control may leave out.
+BLANK = dict.fromkeys(
+    ("kind", "unit", "of", "than", "says", "arm", "reason", "outcome", "verdict"), ""
+) | dict.fromkeys(("effect", "low", "high"))
+READ = {"paper": "read in the paper", "code": "read in the paper's code", "second-hand": "second-hand"}
+
+
+def scorecard(
+    verdicts: pd.DataFrame, claims: dict[str, list[Claim]], collected: Collected, plan: Plan
+) -> list[dict[str, Any]]:
+    """All rows of claims.parquet, with anchors of their own: ids that differ in signs only would share one."""
+    by_id = {claim.id: claim for found in claims.values() for claim in found}
+    rows = [claim_row(row, by_id.get(row["id"]), collected, plan) for row in verdicts.to_dict("records")]
+    taken: Counter[str] = Counter()
+    for row in rows:
+        taken[row["anchor"]] += 1
+        if taken[row["anchor"]] > 1:
+            row["anchor"] += f"-{taken[row['anchor']]}"
+    return rows
+
+
+def claim_row(row: dict[str, Any], claim: Claim | None, collected: Collected, plan: Plan) -> dict[str, Any]:
+    """One row of the scorecard from one row of claims.parquet and, for margins and levels, the claim itself."""
+    state = state_of(row)
+    paper, source = _loaded(row["paper"], {}), _loaded(row["source"], {})
+    parts = _loaded(row["parts"], [])
+    lines = [BLANK | part for part in parts] or [row]
+    bounds = _bounds(claim, len(lines))
+    interval = _interval_text(row, bounds[0] if len(lines) == 1 else (None, None))
+    arxiv = str(source.get("arxiv", ""))
+    return {
+        "id": row["id"],
+        "anchor": f"claim-{slug(row['id'])}",
+        "method": row["method"],
+        "says": row["says"],
+        "state": state,
+        "word": STATES[state] if row["verdict"] in SLUGS else row["verdict"],
+        "reason": row["reason"],
+        "aside": _aside(row, claim, collected, plan),
+        "fidelity": row["fidelity"],
+        "paper": [
+            {"arm": arm, "value": str(value).replace("-", MINUS)} for arm, value in paper.items() if arm != "note"
+        ],
+        "paper_note": paper.get("note", ""),
+        "where": source.get("where", ""),
+        "arxiv": arxiv,
+        "arxiv_href": f"https://arxiv.org/abs/{quote(arxiv)}",
+        "read": READ.get(source.get("read", ""), source.get("read", "")),
+        "interval": interval,
+        "measure": _measure(row, claim),
+        "levels": _levels(claim, row, collected, plan.settings.scale),
+        "forests": _forests(lines, bounds),
+        "parts": [_part(part) for part in parts],
+        "controls": _controls(_loaded(row["controls"], []), claim),
+        "seeds": int(row["seeds"]),
+        "items": int(row["items"]),
+        "p": p_value(_real(row["p"])),
+        "q": p_value(_real(row["q"])),
+        "decides": row["decides"],
+        "is_bound": bool(row["bound"]),
+        "source": f"claims.parquet: id={row['id']}",
+    }
+
+
+def state_of(row: dict[str, Any]) -> str:
+    if row["verdict"] == "supported" and not pd.isna(row["attributable"]) and not row["attributable"]:
+        return "not-attributable"
+    return SLUGS.get(str(row["verdict"]), "not-run")
+
+
+def _aside(row: dict[str, Any], claim: Claim | None, collected: Collected, plan: Plan) -> str:
+    """What the verdict leaves open: whether a control explains it away, or why nothing was run."""
+    if row["verdict"] == "supported" and pd.isna(row["attributable"]) and _loaded(row["controls"], []):
+        return "attribution open: a control is undecided"
+    if row["verdict"] != "not run" or claim is None:
+        return ""
+    if row["method"] in plan.broken:
+        return "method cannot be loaded"
+    mine = collected.statuses[collected.statuses["method"] == row["method"]]
+    states = {pair: set(found["state"]) for pair, found in mine.groupby(["arm", "task"])}
+    named = [states.get(pair) for pair in arms_named(claim)]
+    if any(found and "failed" in found for found in named):
+        return "a job failed"
+    if any(found is None for found in named):
+        return f"not part of scale {plan.settings.scale}"
+    return "a job is missing" if any(found != {"done"} for found in named) else ""
+
+
+def _bounds(claim: Claim | None, lines: int) -> list[tuple[float | None, float | None]]:
+    """Between which numbers each line of the forest plot must lie, on the scale that is shown."""
+    if claim is None:
+        return [(None, None)] * lines
+    test = claim.test
+    tests: list[One] = test.parts if isinstance(test, All) else test.pairs() if isinstance(test, Ordered) else [test]
+    # Where nothing ran there are no parts to draw.
+    return [_bounds_of(part) for part in tests] if len(tests) == lines else [(None, None)] * lines
+
+
+def _bounds_of(test: One) -> tuple[float | None, float | None]:
+    if isinstance(test, Exact):
+        return None, test.tolerance
+    above, below = (test.pairs()[0] if isinstance(test, Ordered) else test).bounds()
+    if test.scale == "log" and not isinstance(test, Slope):
+        above, below = (None if bound is None else math.exp(bound) for bound in (above, below))
+    return above, below
+
+
+def _forests(lines: list[dict[str, Any]], bounds: list[tuple[float | None, float | None]]) -> list[Markup]:
+    """One drawing; parts that are not measured in the same unit have an axis each."""
+    units: dict[str, list[int]] = {}
+    for place, line in enumerate(lines):
+        units.setdefault(str(line["unit"]), []).append(place)
+    drawn = []
+    for unit, places in units.items():
+        rows = []
+        for place in places:
+            text = _interval_text(lines[place], bounds[place])
+            says = f"{_measure(lines[place])}: {text['effect']}" + (
+                f", interval {text['low']} to {text['high']}" if text["known"] else ""
+            )
+            rows.append((*(_real(lines[place][end]) for end in ("effect", "low", "high")), *bounds[place], says))
+        drawn.append(forest(rows, log=unit.startswith("ratio of ")))
+    return [drawing for drawing in drawn if drawing]
+
+
+def _interval_text(row: dict[str, Any], bounds: tuple[float | None, float | None]) -> dict[str, str]:
+    """Effect and interval as text; differences carry a sign, ratios a times sign."""
+    ratio, exact = str(row["unit"]).startswith("ratio of "), row["kind"] == "exact"
+    ends = tuple(_real(row[end]) for end in ("effect", "low", "high"))
+    effect, low, high = with_interval(*ends, signed=not (ratio or exact), bounds=bounds)
+    if exact and math.isfinite(ends[0]):
+        effect = number(ends[0])
+    if ratio and math.isfinite(ends[0]):
+        effect = f"{effect} ×"
+    known = not (math.isnan(ends[1]) or math.isnan(ends[2]))
+    return {"effect": effect, "low": low, "high": high, "known": known}
+
+
+def _measure(row: dict[str, Any], claim: Claim | None = None) -> str:
+    """What the effect is, in words."""
+    unit, of, than = str(row["unit"]), row["of"] or "", row["than"] or ""
+    name = unit.removeprefix("ratio of ")
+    sides = list(claim.test.sides()) if claim is not None and isinstance(claim.test, Compare | Ratio) else []
+    if len(sides) == 2 and sides[0].estimand != sides[1].estimand:
+        of, than = (side_name(side, sides) for side in sides)
+        name = ""
+    if row["kind"] == "exact":
+        return f"largest {unit}" + (f": {of} against {than}" if than not in ("", "0") else f": {of}")
+    sign = "÷" if unit.startswith("ratio of ") else "−"
+    contrast = f"{of} {sign} {than}" if than else of
+    return ": ".join(part for part in (name, contrast) if part)
+
+
+def _levels(claim: Claim | None, row: dict[str, Any], collected: Collected, scale: str) -> list[dict[str, Any]]:
+    if claim is None or row["verdict"] == "not run":
+        return []
+    mine = estimands.Records.of(collected, scale, row["method"])
+    return levels(claim, lambda side: estimands.values(mine, side, lookup))
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    state = SLUGS.get(part.get("verdict", ""), "not-run")
+    filled = BLANK | part
+    return {"measure": _measure(filled), "state": state, "word": STATES[state], "reason": part.get("reason", "")} | {
+        "interval": _interval_text(filled, (None, None))
+    }
+
+
+def _controls(controls: list[dict[str, Any]], claim: Claim | None) -> list[dict[str, Any]]:
+    """What could explain the claim away, in words, and what became of each."""
+    named = claim.explains_away if claim is not None else []
+    found = []
+    for place, control in enumerate(controls):
+        filled = BLANK | control
+        if not filled["says"]:
+            way = named[place].test if place < len(named) else ""
+            than = getattr(claim.test, "than", "") if claim is not None else ""
+            ways = {"equivalent": "does as well", "greater": f"beats {than}, too"}
+            filled["says"] = f"{filled['arm']} {ways.get(way, '')}".strip() if isinstance(way, str) else filled["arm"]
+        found.append(filled | {"interval": _interval_text(filled, (None, None))})
+    return found
+
+
+def _loaded(text: Any, empty: Any) -> Any:
+    return json.loads(text) if isinstance(text, str) and text else empty
+
+
+def _real(value: Any) -> float:
+    return NAN if value is None or pd.isna(value) else float(value)
+
+
+def tests_of(claim: Claim) -> list[Any]:
+    return list(claim.test.parts) if isinstance(claim.test, All) else [claim.test]
+
+
+def levels(claim: Claim, values_of: Callable[[Side], pd.DataFrame]) -> list[dict[str, str]]:
+    """What each side of a claim's test measured, mean over seeds, to stand beside the paper's numbers.
+
+    Args:
+        values_of: side -> its values, a frame with seed, value and censored; raises NotRun where there are none.
+    """
+    sides = [s for test in tests_of(claim) if not isinstance(test, (Slope, Exact)) for s in test.sides()]
+    found: dict[str, dict[str, tuple[tuple[float, float, float], str]]] = {}
+    for side in sides:
+        try:
+            values = values_of(side)
+        except NotRun:
+            continue
+        mark = "≥ " if values["censored"].any() else ""
+        mean = over_seeds(values.groupby("seed")["value"].mean())
+        found.setdefault(side.estimand or "", {})[side_name(side, sides)] = (mean, mark)
+    return [
+        {"arm": arm, "mean": mark + mean, "low": low, "high": high}
+        for group in found.values()
+        for (arm, (_, mark)), (mean, low, high) in zip(
+            group.items(), aligned([row for row, _ in group.values()]), strict=True
+        )
+    ]
+
+
+def side_name(side: Side, among: Iterable[Side]) -> str:
+    """A side by its arm, with its estimand and task where those differ among the sides it stands with."""
+    among = list(among)
+    name = str(side)
+    if len({other.estimand for other in among}) > 1:
+        name += f" {side.estimand}"
+    return name + (f" on {side.task}" if len({other.task for other in among}) > 1 else "")
+
+
+def claims_markdown(rows: list[dict[str, Any]]) -> str:
+    """The scorecard as a Markdown table."""
+
+    def cell(text: Any) -> str:
+        flat = " ".join(str(text).split())
+        return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", flat)
+
+    lines = ["| verdict | claim | direction | paper | here | controls | seeds × items | p | q |", "|" + "---|" * 9]
+    for row in rows:
+        interval = row["interval"]
+        here = (
+            f"{interval['effect']} [{interval['low']}, {interval['high']}] {row['measure']}"
+            if row["seeds"]
+            else row["reason"]
+        )
+        paper = ", ".join(f"{entry['arm']} {entry['value']}" for entry in row["paper"])
+        paper = f"{paper} ({row['where']}, arXiv {row['arxiv']})".strip()
+        controls = "; ".join(f"{control['says']}: {control['outcome']}" for control in row["controls"])
+        cells = [
+            row["word"],
+            row["says"],
+            row["method"],
+            paper,
+            here,
+            controls,
+            f"{row['seeds']} × {row['items']}",
+            row["p"],
+            row["q"],
+        ]
+        lines.append("| " + " | ".join(cell(text) for text in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def slug(text: object) -> str:
+    """Fit for an id: small letters, digits and '-'."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-") or "x"
