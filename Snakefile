@@ -13,4 +13,6 @@ rule all:
     default_target: True
     input:
         REPORT,
+        # Named here too, since Snakemake does not make a missing file again while what was made from it is there.
+        RECEIPTS,
     localrule: True

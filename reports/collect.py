@@ -18,7 +18,7 @@ from tycho import records, registry
 from tycho.errors import TychoError
 from tycho.jobs import Job, Plan, job_folder, work_folder
 from tycho.keys import JobKey
-from tycho.worker import is_done, read_status
+from tycho.worker import failure, is_done, read_status
 
 KINDS = ("samples", "metrics", "costs")
 STATUS_TYPES = (
@@ -151,13 +151,13 @@ def _state(plan: Plan, job: Job, states: dict[JobKey, dict[str, object]]) -> dic
     if len(done) == len(job.stages):
         return origin | {"state": "done", "stage": job.stages[-1], "reason": ""}
     stage = next(stage for stage in job.stages if stage not in done)
+    if failure(status, job):
+        return origin | {"state": "failed", "stage": status["stage"], "reason": status["reason"]}
     recorded = status["stages"].get(stage)
     if recorded is not None:
         same = recorded.get("digest") == job.digests[stage]
         reason = f"{folder / stage} is gone, run again" if same else STALE
         return origin | {"state": "missing", "stage": stage, "reason": reason}
-    if status["state"] == "failed":
-        return origin | {"state": "failed", "stage": status["stage"], "reason": status["reason"]}
     return origin | {"state": "missing", "stage": stage, "reason": _why_not_run(plan, job, stage, states)}
 
 

@@ -154,18 +154,21 @@ def sync(
 @app.command()
 def where(scale: Scale = "quick", results: Results = "results") -> None:
     """Says where the report is, how to open MLflow, and what failed; ends non-zero if anything did."""
-    from tycho.jobs import job_folder, plan
-    from tycho.worker import read_status
+    from tycho import records
+    from tycho.jobs import plan
 
     planned = plan(_settings({"scale": scale, "results": results}))
-    report = planned.settings.folder / "report" / "index.html"
+    folder = planned.settings.folder
+    report, statuses = folder / "report" / "index.html", folder / "statuses.parquet"
     print(f"report: {report.resolve()}" if report.exists() else f"no report at {report}")
     print(f"MLflow: make ui RESULTS={results}, then http://127.0.0.1:5000")
-    statuses = {key: read_status(job_folder(planned.settings, key)) for key in planned.jobs}
-    failed = {str(key): found["reason"] for key, found in statuses.items() if found["state"] == "failed"}
-    for name, reason in (failed | planned.broken).items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if failed or planned.broken or not report.exists():
+    undone = dict(planned.broken)
+    if statuses.exists():
+        rows = records.read(statuses, "run `python -m reports collect` again").query("state != 'done'").itertuples()
+        undone |= {f"{row.method}/{row.arm}/{row.task}/seed{row.seed}": f"{row.state}: {row.reason}" for row in rows}
+    for name, reason in undone.items():
+        print(f"not done: {name}: {reason}", file=sys.stderr)
+    if undone or not report.exists():
         raise typer.Exit(1)
 
 

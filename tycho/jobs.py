@@ -51,7 +51,14 @@ class Process:
 
     @property
     def seeds(self) -> str:
-        return "-".join(str(seed) for seed in sorted(job.key.seed for job in self.jobs))
+        """The seeds, short enough for a file name: `0to4-7`."""
+        runs: list[list[int]] = []
+        for seed in sorted(job.key.seed for job in self.jobs):
+            if runs and seed == runs[-1][-1] + 1:
+                runs[-1].append(seed)
+            else:
+                runs.append([seed])
+        return "-".join(f"{run[0]}to{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 from tycho.errors import TychoError
@@ -34,6 +35,12 @@ def stage_digest(room: Path, stage: str) -> str:
 def stage_files(room: Path, stage: str) -> list[str]:
     """Names of the modules behind a stage, for people and tests."""
     return sorted(_closure(room, frozenset(STAGES) - {stage}))
+
+
+def stage_imports(room: Path, stage: str, package: str) -> bool:
+    """Whether any module behind a stage imports a package, be it inside a function."""
+    statement = re.compile(rf"^\s*(import|from) {re.escape(package)}\b", re.MULTILINE)
+    return any(statement.search(source) for source in _closure(room, frozenset(STAGES) - {stage}).values())
 
 
 def _closure(room: Path, others: frozenset[str]) -> dict[str, str]:

@@ -208,10 +208,11 @@ def _publish(client: Any, experiment: str, view: JobView, content: str) -> None:
     )
     run_id = run.info.run_id
     _log(client, run_id, points, _params(view))
-    for path in sorted(view.folder.glob("*/tables/*.parquet")):
-        _table(client, run_id, path)
-    for path in sorted(view.folder.glob("*/figures/*.json")):
-        _figure(client, run_id, path)
+    for stage in records.STAGES:
+        for path in sorted((view.folder / stage / "tables").glob("*.parquet")):
+            _table(client, run_id, path)
+        for path in sorted((view.folder / stage / "figures").glob("*.json")):
+            _figure(client, run_id, path)
     client.log_artifact(run_id, str(view.folder / "config.json"))
     client.set_terminated(run_id, end_time=end)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import random
 import shutil
 import sys
 from pathlib import Path
+
+from filelock import FileLock
 
 from tycho import registry
 from tycho.adapter import JobView, Run
@@ -14,7 +18,9 @@ from tycho.device import slot
 from tycho.errors import TychoError, one_line
 from tycho.files import check_writable, read_json, write_json, write_text
 from tycho.jobs import Job, Plan, Process, job_folder, work_folder
+from tycho.keys import derive_seed
 from tycho.provenance import code_state
+from tycho.sources import stage_imports
 
 log = logging.getLogger("tycho")
 
@@ -44,7 +50,17 @@ def run_process(plan: Plan, process: Process) -> dict[str, str]:
 
 
 def run_job(plan: Plan, job: Job) -> list[str]:
-    """Runs a job's missing stages and keeps its status.json. Returns the stages that were run."""
+    """Runs a job's missing stages and keeps its status.json. Returns the stages that were run.
+
+    One process at a time has a job: a second start waits, and then finds it done.
+    """
+    place = plan.settings.folder / "work" / job.key.path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        return _run_missing(plan, job)
+
+
+def _run_missing(plan: Plan, job: Job) -> list[str]:
     settings, folder = plan.settings, job_folder(plan.settings, job.key)
     status = read_status(folder)
     if all(is_done(folder, status, job, stage) for stage in job.stages):
@@ -54,16 +70,17 @@ def run_job(plan: Plan, job: Job) -> list[str]:
     for stage in job.stages:
         if is_done(folder, status, job, stage):
             continue
+        status |= {"state": "running", "stage": stage, "digest": job.digests[stage], "reason": ""}
+        _keep_status(folder, status)
         try:
             with slot(settings.device, Path(settings.results) / ".gpus") as device:
-                _set_threads(settings.threads)
+                _settle_process(settings.threads, job, stage)
                 _run_stage(plan, job, stage, device)
         except BaseException as error:
-            status |= {"state": "failed", "stage": stage, "reason": one_line(error)}
-            _keep_status(folder, status)
+            with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full
+                _keep_status(folder, status | {"state": "failed", "reason": one_line(error)})
             raise
         status["stages"][stage] = {"digest": job.digests[stage], **code_state()}
-        status |= {"state": "running", "stage": stage, "reason": ""}
         _keep_status(folder, status)
         ran.append(stage)
     _keep_status(folder, status | {"state": "done"})
@@ -89,7 +106,7 @@ def _run_stage(plan: Plan, job: Job, stage: str, device: str) -> None:
         job.config,
         job=JobView(job.key, folder),
         work=work,
-        inputs={name: plan.view(need.key) for name, need in job.needs.items()},
+        inputs={name: plan.view(need.key, need.stage) for name, need in job.needs.items()},
         device=device,
         threads=settings.threads,
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -100,13 +117,28 @@ def _run_stage(plan: Plan, job: Job, stage: str, device: str) -> None:
     log.info("%s %s is done", job.key, stage)
 
 
-def drop_stale_receipts(plan: Plan) -> None:
-    """Removes receipts whose results are gone, so that deleting a stage's folder by hand makes it run again."""
+def drop_stale_receipts(plan: Plan, directory: Path) -> None:
+    """Removes receipts that no longer say what is there: a stage's folder deleted by hand, or made by other code since.
+
+    `directory`: what a relative results folder is relative to.
+    """
     for process in plan.processes:
-        receipt = plan.settings.folder / process.receipt
-        stages = (job_folder(plan.settings, job.key) / stage for job in process.jobs for stage in job.stages)
-        if receipt.exists() and not all(stage.is_dir() for stage in stages):
+        receipt = directory / plan.settings.folder / process.receipt
+        if receipt.exists() and not all(
+            _all_done(directory / job_folder(plan.settings, job.key), job) for job in process.jobs
+        ):
             receipt.unlink()
+
+
+def _all_done(folder: Path, job: Job) -> bool:
+    status = read_status(folder)
+    return all(is_done(folder, status, job, stage) for stage in job.stages)
+
+
+def failure(status: dict, job: Job) -> str:
+    """Why a job's last start failed, if it was of the planned code and config; else nothing."""
+    same = status.get("digest") == job.digests.get(status["stage"])
+    return status["reason"] if status["state"] == "failed" and same else ""
 
 
 def read_status(folder: Path) -> dict:
@@ -116,9 +148,10 @@ def read_status(folder: Path) -> dict:
     if not path.exists():
         return fresh
     found = read_json(path)
-    if found.get("schema") != STATUS_SCHEMA:
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != STATUS_SCHEMA:
         raise TychoError(
-            f"{path} has schema {found.get('schema')}, this Tycho reads {STATUS_SCHEMA}: move the results folder away and run again"
+            f"{path} has schema {schema}, this Tycho reads {STATUS_SCHEMA}: move the results folder away and run again"
         )
     return found
 
@@ -132,13 +165,25 @@ def _keep_status(folder: Path, status: dict) -> None:
     write_json(folder / "status.json", status)
 
 
-def _set_threads(threads: int) -> None:
-    """Threads for BLAS and torch, whether they are loaded already or will be."""
+def _settle_process(threads: int, job: Job, stage: str) -> None:
+    """Makes what a stage draws and rounds independent of what its process did before: threads, global generators.
+
+    Torch is loaded here if the stage's code imports it. Numbers too small to be normal count as zero on the CPU:
+    weights of dead units decay into them, and products with them are many times slower.
+    """
+    import numpy
     from threadpoolctl import threadpool_limits
 
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threadpool_limits(limits=threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+    seed = derive_seed(f"global {stage}", job.key)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    if "torch" in sys.modules or stage_imports(registry.rooms()[job.key.method], stage, "torch"):
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)
+        torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from tycho.worker import drop_stale_receipts
 try:
     SETTINGS = load_settings(config)
     PLAN = plan(SETTINGS)
-    drop_stale_receipts(PLAN)
+    drop_stale_receipts(PLAN, Path(workflow.overwrite_workdir or "."))
 except TychoError as error:
     raise WorkflowError(str(error))
 for reason in PLAN.broken.values():

@@ -13,7 +13,7 @@ for _method in PLAN.methods:
         log:
             f"{FOLDER}/logs/{_method}/{{arm}}-{{task}}-{{seeds}}-{{digest}}.log",
         wildcard_constraints:
-            seeds=r"[0-9]+(-[0-9]+)*",
+            seeds=r"[0-9]+(to[0-9]+)?(-[0-9]+(to[0-9]+)?)*",
             digest=r"[0-9a-f]{16}",
         conda:
             "../envs/tycho.yaml"

@@ -57,14 +57,11 @@ class Grokking(Method):
         return ("analyse",) if arm == "closed_forms" else ("train", "evaluate", "analyse")
 
     def train(self, run: Run) -> None:
-        import torch
         from safetensors.torch import save_file
 
         from methods.grokking import network, training
         from tycho.tasks import groups
 
-        # Weights of dead nodes decay into denormal numbers, with which products are many times slower.
-        torch.set_flush_denormal(True)
         config = run.config
         seen, unseen = data(run)
         restored = run.restore()

@@ -28,10 +28,8 @@ from tycho.files import (
     write_text,
 )
 
-DTYPES = (
-    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8]
-    + [torch.int8, torch.int16, torch.int32, torch.int64, torch.complex64]
-)
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
+DTYPES += [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 
 
 @st.composite
@@ -92,7 +90,9 @@ def test_a_state_comes_back_bit_for_bit(state):
 
 def test_tensors_that_share_storage_come_back_apart(tmp_path):
     whole = torch.arange(6.0)
-    save_state(tmp_path / "s", {"whole": whole, "part": whole[2:4], "again": whole, "parameter": torch.nn.Parameter(whole)})
+    save_state(
+        tmp_path / "s", {"whole": whole, "part": whole[2:4], "again": whole, "parameter": torch.nn.Parameter(whole)}
+    )
     found = load_state(tmp_path / "s")
     found["part"] += 100
     assert found["whole"].tolist() == found["again"].tolist() == found["parameter"].tolist() == whole.tolist()
@@ -163,7 +163,7 @@ class Odd:
 )
 def test_anything_else_is_refused_and_the_old_file_stays(tmp_path, value):
     save_state(tmp_path / "s", "old")
-    with pytest.raises(TypeError, match="checkpoint|state keys"):
+    with pytest.raises(TypeError, match=r"checkpoint|state keys"):
         save_state(tmp_path / "s", {"value": value})
     assert load_state(tmp_path / "s") == "old" and os.listdir(tmp_path) == ["s"]
 
@@ -353,7 +353,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
     assert load_state(path) == {"step": 1} and os.listdir(tmp_path) == ["s"]
 
 
-def test_json_has_no_surprises_for_other_readers(tmp_path):
+def test_json_is_plain_and_ends_its_line(tmp_path):
     write_json(tmp_path / "f.json", {"text": "one\ntwo"})
     assert json.loads((tmp_path / "f.json").read_text()) == {"text": "one\ntwo"}
     assert (tmp_path / "f.json").read_text().endswith("}\n")

@@ -57,7 +57,9 @@ def test_every_job_is_a_run_with_its_values(results):
     assert (done.new, done.unchanged) == (9, 0)
     found = runs(results)
     run = found["smoke/toy/steep/line/seed1"]
-    records = pd.read_parquet(results / "smoke" / "jobs" / "toy" / "steep" / "line" / "seed1" / "train" / "metrics.parquet")
+    records = pd.read_parquet(
+        results / "smoke" / "jobs" / "toy" / "steep" / "line" / "seed1" / "train" / "metrics.parquet"
+    )
     final = records.query("name == 'final_level'").value.iloc[0]
     assert run.data.metrics["train/final_level"] == final
     assert run.data.params["config.slope"] == "2.0" and run.data.params["arm"] == "steep"
@@ -172,6 +174,8 @@ def test_a_sync_waits_for_another(results):
     assert done[0].new == 9
 
 
-@pytest.mark.parametrize(("given", "taken"), [("n=3/acc,none", "n:3/acc_none"), ("a b.c-d:e", "a b.c-d:e"), ("é%", "é_")])
+@pytest.mark.parametrize(
+    ("given", "taken"), [("n=3/acc,none", "n:3/acc_none"), ("a b.c-d:e", "a b.c-d:e"), ("é%", "é_")]
+)
 def test_metric_names(given, taken):
     assert metric_name(given) == taken

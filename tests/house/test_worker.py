@@ -144,3 +144,47 @@ def test_older_status_is_refused(toys, tmp_path):
     status.write_text(json.dumps(json.loads(status.read_text()) | {"schema": 0}))
     failures = run_all(planned(tmp_path))
     assert "has schema 0" in failures[str(STEEP)] and "move the results folder away" in failures[str(STEEP)]
+
+
+def test_two_starts_at_once_do_not_tread_on_each_other(toys, tmp_path):
+    """Both end well, and the job is trained once."""
+    settings = {"scale": "smoke", "results": str(tmp_path), "only": ["toy"], "checkpoint_seconds": 0}
+    settings["methods"] = {"toy": {"seeds": 1, "arms": ["steep"], "config": {"seconds": 0.1}}}
+    command = [sys.executable, "-m", "tycho", "job", "toy", "steep", "line", "--seeds", "0"]
+    command += ["--settings", json.dumps(settings), "--log"]
+    logs = [tmp_path / f"{name}.log" for name in "ab"]
+    both = [subprocess.Popen([*command, str(log)], stderr=subprocess.PIPE, text=True) for log in logs]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(log.read_text().count("train starts") for log in logs) == [0, 1]
+
+
+def test_a_receipt_goes_when_it_no_longer_says_what_is_there(toys, tmp_path):
+    """The same digest comes back, but another's results lie there: seed 0 as `red`, then as `blue`, then `red` again."""
+    red, blue = planned(tmp_path), planned(tmp_path, config={"colour": "blue"}, seeds=2)
+    run_all(red)
+    run_all(blue)
+    worker.drop_stale_receipts(red, tmp_path)
+    assert not (red.settings.folder / red.processes[0].receipt).exists()
+
+
+def test_global_generators_do_not_depend_on_what_ran_before(rooms, tmp_path):
+    """A layer made without a generator is the same whether its job ran first or second in the process."""
+    body = """
+    def train(self, run):
+        import random
+
+        import numpy
+        import torch
+
+        run.metric("drawn", float(torch.rand(())) + float(numpy.random.random()) + random.random())
+    """
+    rooms.write("careless", rooms.adapter("careless", body))
+    drawn = []
+    for seeds in ([0, 1], [1]):
+        results = tmp_path / str(len(seeds))
+        given = {"scale": "smoke", "results": str(results), "methods": {"careless": {"seeds": seeds}}}
+        found = plan(load_settings(given))
+        assert run_all(found) == {}
+        drawn.append(found.view(JobKey("smoke", "careless", "one", "t", 1)).record("metrics").value.iloc[0])
+    assert drawn[0] == drawn[1]

@@ -119,7 +119,9 @@ def test_training_code_reruns_its_method_only(house):
 
 def test_a_comment_reruns_nothing(house):
     method = house.rooms / "toy" / "method.py"
-    method.write_text(method.read_text().replace('"""A method that learns', '"""Another docstring: it learns') + "\n# why\n")
+    method.write_text(
+        method.read_text().replace('"""A method that learns', '"""Another docstring: it learns') + "\n# why\n"
+    )
     assert "Nothing to be done" in house.run("--rerun-triggers", "mtime", "--until", "toy").stdout
 
 
