@@ -11,7 +11,9 @@ from PIL import Image
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(executable() is None, reason="no Chromium on PATH and none could be installed: apt-get install chromium"),
+    pytest.mark.skipif(
+        executable() is None, reason="no Chromium on PATH and none could be installed: apt-get install chromium"
+    ),
 ]
 VISIBLE = "[...document.querySelectorAll('tr.claim')].filter(row => row.offsetParent !== null)"
 RETURN = 13

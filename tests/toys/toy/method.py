@@ -60,7 +60,7 @@ class Toy(Method):
             time.sleep(run.config.seconds)
             level = level + run.config.slope + 0.1 * torch.randn(1, generator=generator, dtype=torch.float64)
             run.log(step, level=float(level))
-            run.checkpoint(step + 1, lambda: {"level": level, "generator": generator.get_state()})
+            run.checkpoint(step + 1, lambda level=level: {"level": level, "generator": generator.get_state()})
         run.metric("final_level", float(level))
         run.save_model(lambda folder: save_file({"level": level}, folder / "model.safetensors"))
         run.count(flops=run.config.steps)
