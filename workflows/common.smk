@@ -21,6 +21,7 @@ for reason in PLAN.broken.values():
 # Jobs are told by the environment what the user gave: in `params` a change of one method's knob would re-run all.
 os.environ.update(
     TYCHO_SETTINGS=json.dumps(config),
+    TYCHO_LINES="1",  # several jobs write to one terminal: lines, not bars
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
 )
 if SETTINGS.tracking_uri:

@@ -188,3 +188,37 @@ def test_global_generators_do_not_depend_on_what_ran_before(rooms, tmp_path):
         assert run_all(found) == {}
         drawn.append(found.view(JobKey("smoke", "careless", "one", "t", 1)).record("metrics").value.iloc[0])
     assert drawn[0] == drawn[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 400 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_and_is_read_only_for_a_while(toys, small_disk):
+    """One line each, nothing that was done is lost, and with room again the rest is done."""
+
+    def start():
+        command = [sys.executable, "-m", "tycho", "run", "toy", "--scale", "smoke", "--results", str(small_disk / "r")]
+        done = subprocess.run([*command, "--set", "seconds=0"], capture_output=True, text=True)
+        return done.returncode, done.stderr.splitlines()[-1]
+
+    code, said = start()
+    assert code == 1 and "No space left on device" in said
+    done_then = {
+        path: path.stat().st_mtime_ns for path in small_disk.glob("r/smoke/jobs/*/*/*/*/train/metrics.parquet")
+    }
+    assert done_then
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert start()[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in done_then} == done_then
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    code, said = start()
+    assert code == 1 and "cannot be written" in said and "Read-only file system" in said
