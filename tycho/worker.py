@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -74,8 +75,8 @@ def _run_missing(plan: Plan, job: Job) -> list[str]:
         _keep_status(folder, status)
         try:
             with slot(settings.device, Path(settings.results) / ".gpus") as device:
-                _settle_process(settings.threads, job, stage)
-                _run_stage(plan, job, stage, device)
+                with _settled(settings.threads, job, stage):
+                    _run_stage(plan, job, stage, device)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full
                 _keep_status(folder, status | {"state": "failed", "reason": one_line(error)})
@@ -165,11 +166,12 @@ def _keep_status(folder: Path, status: dict) -> None:
     write_json(folder / "status.json", status)
 
 
-def _settle_process(threads: int, job: Job, stage: str) -> None:
+@contextlib.contextmanager
+def _settled(threads: int, job: Job, stage: str) -> Iterator[None]:
     """Makes what a stage draws and rounds independent of what its process did before: threads, global generators.
 
     Torch is loaded here if the stage's code imports it. Numbers too small to be normal count as zero on the CPU:
-    weights of dead units decay into them, and products with them are many times slower.
+    weights of dead units decay into them, and products with them are many times slower. That ends with the stage.
     """
     import numpy
     from threadpoolctl import threadpool_limits
@@ -181,9 +183,15 @@ def _settle_process(threads: int, job: Job, stage: str) -> None:
     seed = derive_seed(f"global {stage}", job.key)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
-    if "torch" in sys.modules or stage_imports(registry.rooms()[job.key.method], stage, "torch"):
-        import torch
+    if "torch" not in sys.modules and not stage_imports(registry.rooms()[job.key.method], stage, "torch"):
+        yield
+        return
+    import torch
 
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(True)
-        torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
