@@ -74,9 +74,9 @@ def _run_missing(plan: Plan, job: Job) -> list[str]:
         status |= {"state": "running", "stage": stage, "digest": job.digests[stage], "reason": ""}
         _keep_status(folder, status)
         try:
-            with slot(settings.device, Path(settings.results) / ".gpus") as device:
-                with _settled(settings.threads, job, stage):
-                    _run_stage(plan, job, stage, device)
+            gpus = Path(settings.results) / ".gpus"
+            with slot(settings.device, gpus) as device, _settled(settings.threads, job, stage):
+                _run_stage(plan, job, stage, device)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full
                 _keep_status(folder, status | {"state": "failed", "reason": one_line(error)})
