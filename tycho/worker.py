@@ -170,8 +170,8 @@ def _keep_status(folder: Path, status: dict) -> None:
 def _settled(threads: int, job: Job, stage: str) -> Iterator[None]:
     """Makes what a stage draws and rounds independent of what its process did before: threads, global generators.
 
-    Torch is loaded here if the stage's code imports it. Numbers too small to be normal count as zero on the CPU:
-    weights of dead units decay into them, and products with them are many times slower. That ends with the stage.
+    Torch is loaded here if the stage's code imports it. In training, numbers too small to be normal count as zero on the
+    CPU: weights of dead units decay into them, and products with them are many times slower.
     """
     import numpy
     from threadpoolctl import threadpool_limits
@@ -190,7 +190,7 @@ def _settled(threads: int, job: Job, stage: str) -> Iterator[None]:
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(stage == "train")
     try:
         yield
     finally:

@@ -225,6 +225,6 @@ def test_a_disk_that_fills_up_and_is_read_only_for_a_while(toys, small_disk):
 
 
 def test_small_numbers_are_back_after_a_stage(toys, tmp_path):
-    """Denormals count as zero while a stage runs, and only then."""
+    """Denormals count as zero while a training runs, and only then."""
     run_all(planned(tmp_path))
     assert sys.float_info.min / 2 > 0
