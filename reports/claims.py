@@ -111,8 +111,8 @@ class Compare(Contrast):
         margin = math.copysign(math.log1p(abs(self.margin)), self.margin) if self.scale == "log" else self.margin
         return {
             "greater": (margin, None),
-            "less": (None, -margin),
-            "at_least": (-margin, None),
+            "less": (None, 0.0 - margin),  # not -margin, which is shown as -0 for a margin of 0
+            "at_least": (0.0 - margin, None),
             "equivalent": (-margin, margin),
         }[self.kind]
 
