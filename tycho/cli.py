@@ -209,6 +209,19 @@ def doctor(results: Results = "results") -> None:
         raise typer.Exit(1)
 
 
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's command line, with every method that serves (`--model coconut --model_args pretrained=FOLDER`) among its
+    models, and our tasks (`--tasks tycho_products`) among its tasks. All options are lm-eval's own."""
+    from tycho.evaluation.shell import run as run_shell
+
+    run_shell(context.args)
+
+
 @app.command("new-method")
 def new_method(
     name: str,

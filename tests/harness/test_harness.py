@@ -205,7 +205,7 @@ def test_rooms_that_serve_are_found_without_an_import(rooms):
         load_served("loud", "folder")
     rooms.write("strict", serve="def load(pretrained, *, device, window=1): return pretrained, device, window")
     assert load_served("strict", "folder", window=3) == ("folder", "cpu", 3)
-    with pytest.raises(TychoError, match="unexpected keyword argument 'windov'.*window=1"):
+    with pytest.raises(TychoError, match=r"unexpected keyword argument 'windov'.*window=1"):
         load_served("strict", "folder", windov=3)
 
 

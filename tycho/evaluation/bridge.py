@@ -20,6 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
 from tycho.errors import TychoError
+from tycho.evaluation.local import dataset
 from tycho.harness import Complete, Completion, Options, load_served
 
 COST = "tycho_cost"  # where a request's costs stand in lm-eval's samples: its generation arguments
@@ -206,13 +207,8 @@ def run_items(
 
 def local_config(folder: Path, items: pd.DataFrame, task: str, options: Options) -> dict[str, Any]:
     """An lm-eval task over a file of items, as a dictionary. The caller adds filters and metrics."""
-    path = folder / "items.parquet"  # of JSON lines, Hugging Face's reader makes dates out of texts that look like one
-    items[["item", "prompt", "target"]].to_parquet(path, index=False)
-    return {
+    return dataset(items[["item", "prompt", "target"]], folder) | {
         "task": task,
-        "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": {"test": str(path)}, "cache_dir": str(folder / "cache")},
-        "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "prompt",
         "doc_to_target": "target",
