@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
+from tycho.lm import sampling as module
 from tycho.lm import small
 from tycho.lm.examples import left_padded
-from tycho.lm.sampling import Generation, Sampling, draw, generate
+from tycho.lm.sampling import Generation, Sampling, draw, generate, steps
 from tycho.lm.vocabulary import Vocabulary
 
 WORDS = Vocabulary(tuple("abcdefgh"))
@@ -171,3 +172,42 @@ def test_what_does_not_fit_is_refused():
         generate(model, ids, mask, most=127, stop=[])
     with pytest.raises(ValueError, match="at least one token"):
         generate(model, ids, mask, most=0, stop=[])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1.0), Sampling(3.0), Sampling(1.0, top_k=5), Sampling(2.0, top_p=0.7), Sampling(5.0, top_p=0.99),
+     Sampling(1.0, top_k=400), Sampling(1.5, top_k=20, top_p=0.8)],
+)  # fmt: skip
+def test_a_wide_vocabulary_is_drawn_from_as_if_it_were_sorted_whole(sampling, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 3000, generator=generator) * 4
+    noise = torch.rand(300, generator=generator)
+    fast = draw(logits, sampling, noise)
+    monkeypatch.setattr(module, "CANDIDATES", 10**6)
+    assert (fast == draw(logits, sampling, noise)).float().mean() >= 0.99  # the two sums round differently
+    assert len(set(fast.tolist())) > 20
+
+
+def test_rows_end_when_they_are_told_to_and_leave_the_batch():
+    model, sizes = MODELS["llama"], []
+    ids, mask = left_padded([[a, b] for a in range(3, 7) for b in range(3, 7)], 0)
+    whole = generate(model, ids, mask, most=MOST, stop=[])
+    out = model(input_ids=ids, attention_mask=mask.long(), use_cache=True)
+    going = steps(model, out.past_key_values, out.logits[:, -1], mask, most=MOST, stop=[], top_logprobs=2, crowd=0.9)
+    ends = torch.arange(16) % MOST + 1
+    ended, seen = None, torch.zeros(16, dtype=torch.long)
+    handle = model.register_forward_pre_hook(lambda _, __, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    while True:
+        try:
+            step = going.send(ended)
+        except StopIteration as end:
+            made = end.value
+            break
+        assert (seen[step.rows] < ends[step.rows]).all() and step.top_logprobs.shape == (len(step.rows), 2)
+        seen[step.rows] += 1
+        ended = seen[step.rows] == ends[step.rows]
+    handle.remove()
+    assert made.lengths.tolist() == seen.tolist() == ends.tolist()
+    assert made.rows() == [row[:n] for row, n in zip(whole.rows(), ends.tolist(), strict=True)]
+    assert sum(sizes) < 1.2 * int((ends - 1).sum())  # nobody pays for rows that have ended

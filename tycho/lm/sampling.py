@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tycho.lm.examples import positions_of
+
+CANDIDATES = 256  # a vocabulary more than four times as wide is not sorted whole to draw from
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,27 @@ def generate(
     )
 
 
+class Step(NamedTuple):
+    """One more token of every row that is still going: which rows [b] of the batch, their tokens [b], and the largest
+    log-probabilities [b, k] where they were asked for."""
+
+    rows: Tensor
+    tokens: Tensor
+    top_logprobs: Tensor | None
+
+
+def decode(model: nn.Module, cache: Any, logits: Tensor, mask: Tensor, **options: Any) -> Generation:
+    """Generation from a filled cache, to its end. See `steps`."""
+    going = steps(model, cache, logits, mask, **options)
+    while True:
+        try:
+            next(going)
+        except StopIteration as end:
+            return end.value
+
+
 @torch.no_grad()
-def decode(
+def steps(
     model: nn.Module,
     cache: Any,
     logits: Tensor,
@@ -97,10 +118,13 @@ def decode(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     top_logprobs: int = 0,
-) -> Generation:
-    """Generation from a filled cache: `logits` [n, V] follow its last position, `mask` [n, P] says what it holds.
+    crowd: float = 0.5,
+) -> Iterator[Step]:
+    """Generation from a filled cache, token by token: `logits` [n, V] follow its last position, `mask` [n, P] says what
+    it holds. Returns a `Generation`.
 
-    The cache is used up. Rows leave the batch when they end, as soon as that halves it.
+    `send` a bool tensor [b] to end rows of the last step with their token; `next` ends none. The cache is used up. Rows
+    leave the batch when they end, as soon as at most a share `crowd` of it goes on.
     """
     if most < 1:
         raise ValueError(f"at least one token must be written, not most={most}")
@@ -122,15 +146,21 @@ def decode(
     calls = 1
     for place in range(most):
         logits = logits.index_fill(1, suppressed, -torch.inf)
-        if tops is not None:
-            tops[rows[going], place] = logits[going].float().log_softmax(dim=1).topk(top_logprobs, dim=1).values
         chosen = draw(logits, sampling, noise[rows, place] if noise is not None else None)
-        tokens[rows[going], place] = chosen[going]
-        lengths[rows[going]] += 1
-        going = going & ~torch.isin(chosen, stops)
+        now = rows[going]
+        best = logits[going].float().log_softmax(dim=1).topk(top_logprobs, dim=1).values if top_logprobs else None
+        if best is not None:
+            tops[now, place] = best
+        tokens[now, place] = chosen[going]
+        lengths[now] += 1
+        ended = yield Step(now, chosen[going], best)
+        done = torch.isin(chosen, stops)
+        if ended is not None:
+            done[going.nonzero()[:, 0][ended]] = True
+        going = going & ~done
         if place + 1 == most or not going.any():
             break
-        if 2 * int(going.sum()) <= len(rows):
+        if int(going.sum()) <= crowd * len(rows):
             cache.batch_select_indices(going.nonzero()[:, 0])
             rows, chosen, mask, positions = rows[going], chosen[going], mask[going], positions[going]
             going = going[going]
@@ -155,13 +185,35 @@ def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None = None) -> Ten
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=1)
-    ordered, order = (logits.float() / sampling.temperature).sort(dim=1, descending=True, stable=True)
+    scaled = logits.float() / sampling.temperature
+    if scaled.shape[1] <= 4 * CANDIDATES or sampling.top_k > CANDIDATES:
+        return _drawn(*scaled.sort(dim=1, descending=True, stable=True), None, sampling, noise)[0]
+    # A wide vocabulary is not sorted whole: nearly every draw falls among the likeliest.
+    total = scaled.logsumexp(dim=1)
+    chosen, sure = _drawn(*scaled.topk(CANDIDATES, dim=1), total, sampling, noise)
+    if not sure.all():
+        left = ~sure
+        chosen[left] = _drawn(*scaled[left].sort(dim=1, descending=True), None, sampling, noise[left])[0]
+    return chosen
+
+
+def _drawn(
+    ordered: Tensor, order: Tensor, total: Tensor | None, sampling: Sampling, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(ids [n], whether they are sure [n]) from the likeliest scaled logits [n, m], descending. `total` [n]: the log of
+    the whole vocabulary's sum where these are only a part of it."""
     if sampling.top_k:
-        ordered[:, sampling.top_k :] = -torch.inf
-    shares = ordered.softmax(dim=1)
+        ordered, order, total = ordered[:, : sampling.top_k], order[:, : sampling.top_k], None
+    shares = ordered.softmax(dim=1) if total is None else (ordered - total[:, None]).exp()
     before = shares.cumsum(dim=1) - shares
     shares = shares.masked_fill(before >= sampling.top_p, 0.0)
     reached = shares.cumsum(dim=1)
-    rank = (reached <= noise[:, None] * reached[:, -1:]).sum(dim=1)
+    whole = reached[:, -1]
+    sure = torch.ones_like(whole, dtype=torch.bool)
+    if total is not None and sampling.top_p == 1:
+        whole, sure = torch.ones_like(whole), noise < whole
+    elif total is not None:
+        sure = (before >= sampling.top_p).any(dim=1)
+    rank = (reached <= (noise * whole)[:, None]).sum(dim=1)
     last = (shares > 0).sum(dim=1) - 1  # rounding must not lead behind the last candidate
-    return order.gather(1, torch.minimum(rank, last)[:, None])[:, 0]
+    return order.gather(1, torch.minimum(rank, last)[:, None])[:, 0], sure
