@@ -112,6 +112,18 @@ def test_a_model_is_a_function_of_its_seed():
     assert all(torch.equal(a, b) for a, b, _ in pairs) and not all(torch.equal(a, c) for a, _, c in pairs)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_weights_start_by_the_width(family):
+    """0.02 is made for GPT-2's 768; a narrow model with it starts with flat attention."""
+    for width in (32, 128):
+        model = small.build(WORDS, family=family, width=width, heads=2)
+        weights = dict(model.named_parameters())
+        drawn = [weights["transformer.wpe.weight" if family == "gpt2" else "model.layers.0.mlp.up_proj.weight"]]
+        drawn.append(model.get_input_embeddings().weight[-2 * WORDS.nodes :])  # factors of the edges
+        for weight in drawn:
+            assert weight.std().item() == pytest.approx(0.8 / width**0.5, rel=0.08)
+
+
 def test_plain_vocabularies_make_plain_models(tmp_path):
     words = arithmetic.vocabulary(arithmetic.Shape(7, 2, 3))
     model = small.build(words, family="llama", layers=3, width=48, heads=4)

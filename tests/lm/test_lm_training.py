@@ -38,6 +38,9 @@ def test_learning_rates_by_hand():
     assert learning_rate(recipe, 110) == pytest.approx(0.2) == learning_rate(recipe, 500)
     linear = Recipe(steps=110, rate=2.0, warmup=10, decay="linear")
     assert learning_rate(linear, 35) == pytest.approx(1.5) and learning_rate(linear, 109) == pytest.approx(0.02)
+    held = Recipe(steps=110, rate=2.0, warmup=10, decay="linear", hold=0.6)
+    assert learning_rate(held, 69) == learning_rate(held, 10) == 2.0
+    assert learning_rate(held, 70) == 2.0 and learning_rate(held, 90) == pytest.approx(1.0)
     constant = Recipe(steps=5, rate=3.0, warmup=0, decay="constant")
     assert {learning_rate(constant, step) for step in range(5)} == {3.0}
 

@@ -33,6 +33,7 @@ class Recipe:
     warmup: int = 100
     decay: Literal["constant", "linear", "cosine"] = "cosine"
     floor: float = 0.0
+    hold: float = 0.0  # share of the steps behind the warm-up that stay at the peak before the decay
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0  # largest gradient norm; 0: none
@@ -41,12 +42,13 @@ class Recipe:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate of step 0, 1, …: linear warm-up that reaches the peak at step `warmup`, then the decay."""
+    """The rate of step 0, 1, …: linear warm-up that reaches the peak at step `warmup`, a hold, then the decay."""
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / (recipe.warmup + 1)
     if recipe.decay == "constant":
         return recipe.rate
-    done = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+    start = recipe.warmup + recipe.hold * (recipe.steps - recipe.warmup)
+    done = min(1.0, max(0.0, step - start) / max(1, recipe.steps - start))
     left = 1 - done if recipe.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
     return recipe.rate * (recipe.floor + (1 - recipe.floor) * left)
 
