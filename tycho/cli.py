@@ -46,7 +46,7 @@ def run(
     from tycho.worker import run_process
 
     change: dict[str, Any] = {"config": _knobs(set_ or [], model=model, data=data)}
-    change |= {"arms": arm} if arm else {}
+    change |= {"arms": arm, "task_arms": None} if arm else {}
     change |= {"tasks": task} if task else {}
     change |= {"seeds": _seeds(seeds)} if seeds else {}
     given: dict[str, Any] = {"scale": scale, "results": results, "only": [method], "methods": {method: change}}

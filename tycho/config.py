@@ -35,6 +35,9 @@ class MethodPlan(Strict):
         None, description="Arms to run; left out: all. Ingredients come with whoever needs them."
     )
     tasks: list[str] | None = Field(None, description="Tasks to run; left out: all.")
+    task_arms: dict[str, list[str]] | None = Field(
+        None, description="Arms by task, for tasks that do not run those of `arms`."
+    )
     seeds: int | list[int] = Field(1, description="A number n for seeds 0 to n-1, or the seeds themselves.")
     config: dict[str, Any] = Field({}, description="Knobs for all arms.")
     arm_config: dict[str, dict[str, Any]] = Field({}, description="Knobs by arm.")
@@ -114,8 +117,8 @@ def method_plan(name: str, settings: Settings) -> MethodPlan | None:
     plan = checked(MethodPlan, merged(own, change), f"{name} at scale {settings.scale}")
     method = registry.method(name)
     for kind, chosen, known in (
-        ("arm", [*(plan.arms or []), *plan.arm_config], method.arms),
-        ("task", [*(plan.tasks or []), *plan.task_config], method.tasks),
+        ("arm", [*(plan.arms or []), *plan.arm_config, *sum((plan.task_arms or {}).values(), [])], method.arms),
+        ("task", [*(plan.tasks or []), *plan.task_config, *(plan.task_arms or {})], method.tasks),
     ):
         for item in chosen:
             if item not in known:

@@ -167,7 +167,8 @@ def chosen_keys(method: Method, chosen: MethodPlan, scale: str) -> list[JobKey]:
     if arms is None:
         arms = [arm for arm, about in method.arms.items() if about.role != "ingredient"]
     tasks = list(method.tasks) if chosen.tasks is None else chosen.tasks
-    return [JobKey(scale, method.name, arm, task, seed) for arm in arms for task in tasks for seed in chosen.seeds]
+    pairs = [(arm, task) for task in tasks for arm in (chosen.task_arms or {}).get(task, arms)]
+    return [JobKey(scale, method.name, arm, task, seed) for arm, task in pairs for seed in chosen.seeds]
 
 
 class _Builder:

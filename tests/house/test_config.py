@@ -167,6 +167,8 @@ def test_a_scale_left_out_does_not_run_unless_asked_for(rooms):
         ({"methods": {"toy": {"tasks": ["x"]}}}, ["unknown task of toy 'x'", "there is: t"]),
         ({"methods": {"toy": {"arm_config": {"flta": {}}}}}, ["unknown arm of toy 'flta'", "did you mean 'flat'?"]),
         ({"methods": {"toy": {"task_config": {"u": {}}}}}, ["unknown task of toy 'u'"]),
+        ({"methods": {"toy": {"task_arms": {"t": ["flta"]}}}}, ["unknown arm of toy 'flta'"]),
+        ({"methods": {"toy": {"task_arms": {"u": ["flat"]}}}}, ["unknown task of toy 'u'"]),
         ({"methods": {"toy": {"config": {"sise": 1}}}}, ["toy, arm flat, task t", "'sise'", "did you mean 'size'?"]),
         ({"methods": {"toy": {"config": {"items": -1}}}}, ["toy, arm flat, task t: items", "given: -1"]),
     ],

@@ -65,6 +65,14 @@ def test_ingredients_come_with_whoever_needs_them(toy):
     assert {key.arm for key in planned(arms=["plain"]).jobs} == {"plain", "synthesis"}
 
 
+def test_a_task_may_have_arms_of_its_own(rooms):
+    rooms.write(
+        "toy", rooms.adapter("toy", arms=BASE_AND_TUNED), "smoke: {arms: [plain, tuned], task_arms: {t: [plain]}}"
+    )
+    assert {key.arm for key in planned().jobs} == {"plain"}
+    assert {key.arm for key in planned(task_arms=None).jobs} == {"plain", "tuned"}
+
+
 def test_needs_are_edges(toy):
     found = planned()
     by_arm = {process.arm: process for process in found.processes}
