@@ -116,8 +116,9 @@ def method_plan(name: str, settings: Settings) -> MethodPlan | None:
         return None
     plan = checked(MethodPlan, merged(own, change), f"{name} at scale {settings.scale}")
     method = registry.method(name)
+    by_task = [arm for arms in (plan.task_arms or {}).values() for arm in arms]
     for kind, chosen, known in (
-        ("arm", [*(plan.arms or []), *plan.arm_config, *sum((plan.task_arms or {}).values(), [])], method.arms),
+        ("arm", [*(plan.arms or []), *plan.arm_config, *by_task], method.arms),
         ("task", [*(plan.tasks or []), *plan.task_config, *(plan.task_arms or {})], method.tasks),
     ):
         for item in chosen:

@@ -1,0 +1,155 @@
+"""Training of every arm by one loop and one recipe; what differs is the batch an arm makes of the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from methods.coconut import curriculum, thoughts
+from methods.coconut.curriculum import FAR, Stages
+from methods.coconut.data import Problem, problem
+from methods.coconut.model import Thinker, find_marks
+from methods.coconut.thoughts import Marks
+from tycho.adapter import Run
+from tycho.lm.examples import Batch, Examples
+from tycho.lm.training import Recipe, Trainer
+
+Batches = Callable[[int], tuple[Batch, Tensor]]
+
+
+def train(run: Run) -> None:
+    config = run.config
+    task = problem_of(run)
+    model = start(run, task).to(run.device)
+    thinker = Thinker(model, task.tokenizer, config.fill, final_thoughts(config), config.marks)
+    make = batches(config, task, find_marks(task.tokenizer), run.seed("mix"))
+    trainer = Trainer(
+        model,
+        lambda step: on(make(step + config.start_steps), run.device),
+        lambda model, batch: thoughts.loss(model, *batch),
+        recipe(config),
+        validate=lambda _: score(thinker, task, config, trainer.step + config.start_steps),
+        validate_every=config.validate_every,
+        seed=run.seed("dropout"),
+    )
+    perfect, restored = 0, run.restore()
+    if restored:
+        trainer.restore(restored[1]["trainer"])
+        perfect = restored[1]["perfect"]
+    steps = recipe(config).steps
+    for point in run.progress(trainer, "steps", total=steps, start=trainer.step):
+        now = stage(config, point.step - 1 + config.start_steps)
+        if point.step % config.log_every == 0 or point.score is not None:
+            run.log(point.step + config.start_steps, loss=point.loss, rate=point.rate, norm=point.norm, stage=now)
+        if point.score is not None:
+            run.log(point.step + config.start_steps, validation_accuracy=point.score)
+            perfect = perfect + 1 if point.score == 1 else 0
+        if perfect >= config.stop_after and settled(config, point.step - 1 + config.start_steps):
+            break
+        run.checkpoint(point.step, lambda perfect=perfect: {"trainer": trainer.state(), "perfect": perfect})
+    step = trainer.keep_best()
+    run.metric("chosen_step", step + config.start_steps)
+    run.metric("steps", trainer.step + config.start_steps)
+    run.save_model(thinker.save)
+
+
+def batches(config: Any, task: Problem, marks: Marks, seed: int) -> Batches:
+    """Training batches by step, as the arm composes them: (batch, where the thoughts are)."""
+    found = Stages(config.latent_steps, config.per_step, config.remove_all)
+    marks = marks if config.marks else None
+    longest = int(task.validation.step_length.sum(dim=1).max())
+
+    def make(step: int) -> tuple[Batch, Tensor]:
+        examples, rng = task.batches(step), np.random.default_rng([seed, step])
+        if config.schedule == "tokens":
+            removed = curriculum.removed_tokens(
+                step, config.first_steps, removal_steps(config), longest, len(examples), config.smoothing, rng
+            )
+            batch = curriculum.without_tokens(examples, removed)
+            return batch, torch.zeros_like(batch.mask)
+        mix = config.mix if config.schedule == "stages" else 0.0
+        now = curriculum.mixed(stage(config, step), examples.step_counts, mix, rng)
+        skip = torch.full_like(now, FAR) if config.schedule == "no_trace" else found.dropped(now)
+        batch, latent = curriculum.compose(examples, skip, found.thoughts(now), config.fill, marks)
+        return (batch if config.dense else curriculum.only_next(batch, examples, skip)), latent
+
+    return make
+
+
+def stage(config: Any, step: int) -> int:
+    """The stage of a training step. Without a curriculum the last one from the start; whole traces are stage 0."""
+    if config.schedule == "stages":
+        return curriculum.stage_at(step, config.first_steps, config.stage_steps, last_stage(config))
+    return last_stage(config)
+
+
+def last_stage(config: Any) -> int:
+    return config.latent_steps + config.remove_all if config.schedule in ("stages", "last") else 0
+
+
+def removal_steps(config: Any) -> int:
+    """Steps over which iCoT removes the trace: those that Coconut spends between its first stage and its last."""
+    return max(1, (config.latent_steps + config.remove_all - 1) * config.stage_steps)
+
+
+def settled(config: Any, step: int) -> bool:
+    """Whether a training step is one of the arm's last stage, that is, trains what will be evaluated."""
+    if config.schedule == "tokens":
+        return step >= config.first_steps + removal_steps(config)
+    return stage(config, step) == last_stage(config)
+
+
+def final_thoughts(config: Any) -> int:
+    """Thoughts (or pauses) of the last stage."""
+    thinks = config.schedule in ("stages", "last") and config.fill != "nothing"
+    return config.latent_steps * config.per_step if thinks else 0
+
+
+# --- the rest of a run -------------------------------------------------------------------------------------------------
+
+
+def problem_of(run: Run) -> Problem:
+    return problem(run.key.task, run.config, data=run.seed("data"), order=run.seed("order"), init=run.seed("init"))
+
+
+def start(run: Run, task: Problem) -> nn.Module:
+    """The base model, or the model of the job that this one goes on from."""
+    if "start" in run.inputs:
+        return Thinker.load(run.inputs["start"].model).model
+    return task.base()
+
+
+def recipe(config: Any) -> Recipe:
+    return Recipe(
+        steps=config.steps - config.start_steps,
+        rate=config.learning_rate,
+        warmup=config.warmup,
+        decay=config.decay,
+        hold=config.hold,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+    )
+
+
+def score(thinker: Thinker, task: Problem, config: Any, step: int) -> float:
+    """Validation accuracy; -1 before the last stage, whose checkpoints alone are candidates."""
+    if not settled(config, step - 1):
+        return -1.0
+    return accuracy(thinker, task, task.validation, config.most)
+
+
+def accuracy(thinker: Thinker, task: Problem, examples: Examples, most: int, thoughts: int | None = None) -> float:
+    """Share of examples whose answer, read out of what the model writes, is the wanted one."""
+    prompts = [row[:n].tolist() for row, n in zip(examples.prompt, examples.prompt_length, strict=True)]
+    written = thinker.answer_all(prompts, most=most, thoughts=thoughts)
+    right = [task.read(task.text(ids)) == task.target(examples, row) for row, (ids, _) in enumerate(written)]
+    return sum(right) / len(right)
+
+
+def on(pair: tuple[Batch, Tensor], device: str) -> tuple[Batch, Tensor]:
+    batch, latent = pair
+    return Batch(*(part.to(device) for part in batch)), latent.to(device)
