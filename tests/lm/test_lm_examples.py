@@ -77,6 +77,17 @@ def test_pack_keeps_the_order(kept, side):
         assert (packed[i] > 0).tolist() == packed_mask[i].tolist()
 
 
+def test_an_items_own_steps_are_skipped_not_slots():
+    """Products whose groups differ in size leave slots empty between steps."""
+    examples = build([([1], [[3], [4, 4], [5]], [9])])
+    steps, lengths = examples.steps[:, [1, 0, 2]], examples.step_length[:, [1, 0, 2]].clone()
+    lengths[:, 1] = 0
+    gapped = Examples(examples.prompt, examples.prompt_length, steps, lengths, examples.answer, examples.answer_length)
+    assert gapped.step_counts.tolist() == [2]
+    traces = [gapped.trace(skip)[0].tolist() for skip in range(3)]
+    assert traces == [[[4, 4, 5]], [[5]], [[]]]
+
+
 def test_select_and_prompts():
     examples = build([([1, 2], [[3]], [4]), ([5], [], [6, 7])])
     assert examples.select(torch.tensor([1])).answer.tolist() == [[6, 7]]

@@ -84,7 +84,7 @@ class Examples:
 
     def _kept_steps(self, skip: int | Tensor) -> Tensor:
         skip = torch.as_tensor(skip, device=self.steps.device).reshape(-1, 1)
-        kept = torch.arange(self.steps.shape[1], device=self.steps.device) >= skip  # [1 or n, S]
+        kept = (self.step_length > 0).long().cumsum(dim=1) > skip  # counts an item's own steps, gaps between them not
         return (_within(self.step_length, self.steps.shape[2]) & kept[..., None]).flatten(1)
 
 
