@@ -28,7 +28,7 @@ class Problem:
     batches: Callable[[int], Examples]
     validation: Examples
     test: Examples
-    base: Callable[[], nn.Module]
+    base: Callable[..., nn.Module]  # of a number of layers, None for the task's own
     read: Callable[[str], str]
 
     def target(self, examples: Examples, row: int) -> str:
@@ -52,10 +52,10 @@ def problem(task: str, config: Any, *, data: int, order: int, init: int) -> Prob
     else:
         words, batches, held_out = _prosqa(task, config, data)
         shape = {"width": config.width, "heads": config.heads, "context": config.context, "layers": 2}
-    shape |= {"layers": config.layers} if config.layers else {}
 
-    def base() -> nn.Module:
-        return small.build(words, family=config.family, seed=init, **shape)
+    def base(layers: int | None = None) -> nn.Module:
+        depth = layers or config.layers or shape["layers"]
+        return small.build(words, family=config.family, seed=init, **shape | {"layers": depth})
 
     return Problem(
         words.tokenizer(),
@@ -150,7 +150,9 @@ def _own(task: str, config: Any, order: int) -> Problem:
         rows = torch.randperm(len(items), generator=generator)
         return trimmed(examples.select(rows[within * config.batch : (within + 1) * config.batch]))
 
-    def base() -> nn.Module:
+    def base(layers: int | None = None) -> nn.Module:
+        if layers:
+            raise TychoError("a pretrained model has the layers it has: leave out the knob `depths`")
         fresh, words = small.load(config.model, revision=config.revision or None)
         add_marks(fresh, words)
         return fresh

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from tycho.adapter import Arm, Method, MethodConfig, Paper, Run, knob
+from tycho.adapter import Arm, Method, MethodConfig, Need, Paper, Run, knob
+from tycho.errors import TychoError
+from tycho.keys import JobKey
 from tycho.tasks.common import TASKS
 
 
@@ -38,9 +41,11 @@ class CoconutConfig(MethodConfig):
     hold: float = knob(0.5, "share of the steps at the peak rate before it decays to zero", ge=0, le=1)
     decay: Literal["constant", "linear", "cosine"] = knob("linear", "how the rate decays")
     weight_decay: float = knob(0.01, "weight decay of AdamW", ge=0)
+    beta2: float = knob(0.999, "AdamW's second moment decay", ge=0, lt=1)
     clip: float = knob(1.0, "largest gradient norm; 0: none", ge=0)
     # The model and the data.
     layers: int | None = knob(None, "layers; left out: the task's own number", ge=1)
+    depths: list[int] = knob([], "numbers of layers to train besides: a sweep", unit="layers")
     width: int = knob(64, "width, on tasks that are not common ground", ge=8)
     heads: int = knob(4, "attention heads, on tasks that are not common ground", ge=1)
     context: int = knob(160, "positions, on tasks that are not common ground", unit="tokens", ge=8)
@@ -48,9 +53,11 @@ class CoconutConfig(MethodConfig):
     pool: int = knob(17_886, "training graphs of ProsQA (the published number)", ge=1)
     model: str = knob("", "a pretrained model to train, a folder or hub id; goes with `data`")
     revision: str = knob("", "its commit on the hub")
-    data: Path | None = knob(None, "a file of items (question, steps, answer) to train on; goes with `model`")
-    validation_data: Path | None = knob(None, "such a file for validation; left out: the last items of `data`")
-    test_data: Path | None = knob(None, "such a file for the test; left out: the validation items")
+    data: Path | str | None = knob(
+        None, "items (question, steps, answer) to train on: a file, or hub://owner/name@commit/file; goes with `model`"
+    )
+    validation_data: Path | str | None = knob(None, "such items for validation; left out: the last ones of `data`")
+    test_data: Path | str | None = knob(None, "such items for the test; left out: the validation's")
     # Choice of the checkpoint, evaluation.
     validation_items: int = knob(200, "items that checkpoints are chosen by", unit="items", ge=1)
     validate_every: int = knob(200, "steps between validations", unit="steps", ge=1)
@@ -61,6 +68,14 @@ class CoconutConfig(MethodConfig):
     forced: list[int] = knob(
         [], "numbers of thoughts that the model is made to think at the test, besides its own", stage="evaluate"
     )
+
+    @field_validator("data", "validation_data", "test_data", mode="before")
+    @classmethod
+    def _local(cls, source: Any) -> Any:
+        """A local file as a path, since a job's digest covers the contents of those."""
+        return (
+            Path(source) if isinstance(source, str) and source and not source.startswith("hub://") else source or None
+        )
 
     @model_validator(mode="after")
     def _fits(self) -> CoconutConfig:
@@ -109,11 +124,26 @@ class Coconut(Method):
         "prosqa-balanced": "the same graphs, asked so that nothing but the root tells the candidates apart",
         "prosqa-words": "ProsQA as sentences",
         "prosqa-balanced-words": "the balanced questions as sentences",
+        "gsm8k": "GSM8K with iCoT's equations as steps, for a pretrained model",
+        "prontoqa": "ProntoQA with five hops, for a pretrained model",
         "own": "a pretrained model on a file of questions, steps and answers (knobs `model` and `data`)",
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:
         return ("analyse",) if arm == "shortcut" else ("train", "evaluate", "analyse")
+
+    def needs(self, key: JobKey, config: CoconutConfig) -> dict[str, Need]:
+        own = config.model != "" or config.data is not None
+        graphs = key.task in ("graphs", "graphs-verbose", "prosqa", "prosqa-balanced")
+        if own and (graphs or key.task in TASKS):
+            raise TychoError(f"{key.task} is generated for small models: with `model` and `data`, take the task own")
+        if not own and key.task in ("gsm8k", "prontoqa", "own"):
+            raise TychoError(f"{key.task} takes the knobs `model` (a folder or hub id) and `data` (a file of items)")
+        if key.arm == "shortcut" and not graphs:
+            raise TychoError(f"the shortcuts are for graphs in symbols, not for {key.task}")
+        if not config.start:
+            return {}
+        return {"start": Need(replace(key, arm=config.start))}
 
     def train(self, run: Run) -> None:
         from methods.coconut.train import train

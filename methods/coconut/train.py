@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.coconut import curriculum, thoughts
 from methods.coconut.curriculum import FAR, Stages
@@ -15,6 +16,7 @@ from methods.coconut.data import Problem, problem
 from methods.coconut.model import Thinker, find_marks
 from methods.coconut.thoughts import Marks
 from tycho.adapter import Run
+from tycho.keys import setting
 from tycho.lm.examples import Batch, Examples
 from tycho.lm.training import Recipe, Trainer
 
@@ -22,39 +24,75 @@ Batches = Callable[[int], tuple[Batch, Tensor]]
 
 
 def train(run: Run) -> None:
+    """Trains the arm's model, and one more for each depth of the sweep."""
+    config, task = run.config, problem_of(run)
+    points = [None, *config.depths]
+    restored = run.restore()
+    state = restored[1] if restored else {"done": []}
+    done: list[dict[str, Tensor]] = list(state["done"])  # weights of the points that are trained
+    for layers in points[len(done) :]:
+        thinker = new_thinker(run, task, layers)
+        steps(run, task, thinker, layers, done, state if "trainer" in state else None)
+        state = {}
+        done.append(dict(thinker.model.state_dict()))
+
+    def save(folder: Path) -> None:
+        for layers, weights in zip(points, done, strict=True):
+            thinker = new_thinker(run, task, layers)
+            thinker.model.load_state_dict(weights)
+            thinker.save(folder if layers is None else folder / point(layers))
+
+    run.save_model(save)
+
+
+def point(layers: int | None) -> str:
+    """A point of the depth sweep, as settings and folders name it; the arm's own depth has no name."""
+    return "" if layers is None else setting(layers=layers)
+
+
+def new_thinker(run: Run, task: Problem, layers: int | None) -> Thinker:
+    """The arm's model before training: the base model, or that of the arm it goes on from."""
     config = run.config
-    task = problem_of(run)
-    model = start(run, task).to(run.device)
-    thinker = Thinker(model, task.tokenizer, config.fill, final_thoughts(config), config.marks)
+    if "start" in run.inputs:
+        model = Thinker.load(run.inputs["start"].model / point(layers)).model
+    else:
+        model = task.base(layers)
+    return Thinker(model.to(run.device), task.tokenizer, config.fill, final_thoughts(config), config.marks)
+
+
+def steps(
+    run: Run, task: Problem, thinker: Thinker, layers: int | None, done: list[dict[str, Tensor]], state: dict | None
+) -> None:
+    """One training, in place, with curves and checkpoints; the model ends as the one of its best validation."""
+    config, where, before = run.config, point(layers), run.config.start_steps
     make = batches(config, task, find_marks(task.tokenizer), run.seed("mix"))
     trainer = Trainer(
-        model,
-        lambda step: on(make(step + config.start_steps), run.device),
+        thinker.model,
+        lambda step: on(make(step + before), run.device),
         lambda model, batch: thoughts.loss(model, *batch),
         recipe(config),
-        validate=lambda _: score(thinker, task, config, trainer.step + config.start_steps),
+        validate=lambda _: score(thinker, task, config, trainer.step + before),
         validate_every=config.validate_every,
         seed=run.seed("dropout"),
     )
-    perfect, restored = 0, run.restore()
-    if restored:
-        trainer.restore(restored[1]["trainer"])
-        perfect = restored[1]["perfect"]
-    steps = recipe(config).steps
-    for point in run.progress(trainer, "steps", total=steps, start=trainer.step):
-        now = stage(config, point.step - 1 + config.start_steps)
-        if point.step % config.log_every == 0 or point.score is not None:
-            run.log(point.step + config.start_steps, loss=point.loss, rate=point.rate, norm=point.norm, stage=now)
-        if point.score is not None:
-            run.log(point.step + config.start_steps, validation_accuracy=point.score)
-            perfect = perfect + 1 if point.score == 1 else 0
-        if perfect >= config.stop_after and settled(config, point.step - 1 + config.start_steps):
-            break
-        run.checkpoint(point.step, lambda perfect=perfect: {"trainer": trainer.state(), "perfect": perfect})
-    step = trainer.keep_best()
-    run.metric("chosen_step", step + config.start_steps)
-    run.metric("steps", trainer.step + config.start_steps)
-    run.save_model(thinker.save)
+    perfect = 0
+    if state is not None:
+        trainer.restore(state["trainer"])
+        perfect = state["perfect"]
+    for at in run.progress(trainer, f"steps {where}", total=config.steps - before, start=trainer.step):
+        step, now = at.step + before, stage(config, at.step + before - 1)
+        if at.step % config.log_every == 0 or at.score is not None:
+            run.log(step, setting=where, loss=at.loss, rate=at.rate, norm=at.norm, stage=now)
+        if at.score is not None and settled(config, step - 1):
+            run.log(step, setting=where, validation_accuracy=at.score)
+            perfect = perfect + 1 if at.score == 1 else 0
+            if perfect >= config.stop_after:
+                break
+        if config.reset_optimizer and stage(config, step) != now:
+            trainer.reset_optimizer()
+        run.checkpoint(at.step, lambda perfect=perfect: {"trainer": trainer.state(), "perfect": perfect, "done": done})
+    run.metric("chosen_step", trainer.keep_best() + before, setting=where)
+    run.metric("steps", trainer.step + before, setting=where)
 
 
 def batches(config: Any, task: Problem, marks: Marks, seed: int) -> Batches:
@@ -116,13 +154,6 @@ def problem_of(run: Run) -> Problem:
     return problem(run.key.task, run.config, data=run.seed("data"), order=run.seed("order"), init=run.seed("init"))
 
 
-def start(run: Run, task: Problem) -> nn.Module:
-    """The base model, or the model of the job that this one goes on from."""
-    if "start" in run.inputs:
-        return Thinker.load(run.inputs["start"].model).model
-    return task.base()
-
-
 def recipe(config: Any) -> Recipe:
     return Recipe(
         steps=config.steps - config.start_steps,
@@ -131,6 +162,7 @@ def recipe(config: Any) -> Recipe:
         decay=config.decay,
         hold=config.hold,
         weight_decay=config.weight_decay,
+        betas=(0.9, config.beta2),
         clip=config.clip,
     )
 
