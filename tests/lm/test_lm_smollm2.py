@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
+from tycho.device import inference_dtype
 from tycho.errors import TychoError
 from tycho.lm import smollm2
 
@@ -63,7 +63,7 @@ def test_the_checkpoint_holds_what_the_blocks_stand_for():
 
 def test_it_continues_text_sensibly(loaded):
     model, tokenizer = loaded
-    assert next(model.parameters()).dtype == torch.bfloat16 and not model.training
+    assert next(model.parameters()).dtype == inference_dtype() and not model.training
 
     def greedy(text: str, most: int) -> str:
         ids = tokenizer(text, return_tensors="pt").input_ids

@@ -42,18 +42,20 @@ OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight
 
 
 def load_smollm2(dtype: Any = None, *, device: str = "cpu", revision: str = "") -> tuple[Any, Any]:
-    """(model, tokenizer), a Llama in evaluation mode; `dtype` bfloat16 where none is named, which generates many times
-    faster on a CPU than float32. `revision` takes the unquantised weights from the hub at that commit instead."""
-    import torch
+    """(model, tokenizer), a Llama in evaluation mode; `dtype` is what runs fastest where none is named.
+
+    `revision` takes the unquantised weights from the hub at that commit instead.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from tycho.device import inference_dtype
     from tycho.lm.small import _quiet
 
     _quiet()
     source, pinned = (HUB, revision) if revision else (str(path()), None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=pinned, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(source, revision=pinned, dtype=dtype or torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(source, revision=pinned, dtype=dtype or inference_dtype(device))
     except (OSError, ValueError) as error:
         raise TychoError(f"SmolLM2 cannot be loaded from {source}: {one_line(error)}") from error
     return model.to(device).eval(), tokenizer
