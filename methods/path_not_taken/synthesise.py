@@ -1,0 +1,106 @@
+"""Across arms: what predicts forgetting, and every metric of reward and labels beside its noise."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from tycho.adapter import Run
+
+TUNED = {
+    "grpo": "GRPO",
+    "reinforce": "REINFORCE",
+    "sft_rejection": "rejection SFT",
+    "sft_oracle": "oracle SFT",
+    "sft_fixed": "fixed labels",
+    "sft_uniform": "all labels",
+}
+PREDICTORS = {"kl_forward": "KL(π₀‖π)", "kl_reverse": "KL(π‖π₀)", "norm": "‖ΔW‖ / ‖W‖"}
+SHOWN = {
+    "spectral_shift": "spectral shift",
+    "angle_left": "largest angle (°)",
+    "overlap_principal": "overlap with principal",
+    "overlap_low": "overlap with small",
+    "row_stripes": "row stripes",
+    "principal_energy": "principal energy",
+}
+
+
+def synthesise(run: Run) -> None:
+    views = [view for view in run.jobs if view.key.task == "residues"]
+    if not views:
+        return
+    metrics = pd.concat([view.record("metrics") for view in views], ignore_index=True)
+    metrics = metrics[metrics.arm.isin(list(TUNED))]
+    _forgetting(run, metrics)
+    _weights(run, metrics)
+
+
+def _forgetting(run: Run, metrics: pd.DataFrame) -> None:
+    """R² of a quadratic in each predictor, over all evaluations of all arms of a seed."""
+    curves = metrics[metrics.step.notna() & (metrics.variant == "")]
+    points = curves.pivot_table(index=["arm", "seed", "step"], columns="name", values="value").reset_index()
+    points["forgotten"] = points.groupby(["arm", "seed"]).prior_accuracy.transform("first") - points.prior_accuracy
+    points = points.dropna(subset=[*PREDICTORS, "forgotten"])
+    for seed, mine in points.groupby("seed"):
+        for name in PREDICTORS:
+            run.metric("forgetting_r2", quadratic_r2(mine[name], mine.forgotten), variant=name, seed=int(seed))
+    long = points.melt(["arm", "seed", "step", "forgotten"], list(PREDICTORS), "predictor", "x")
+    long = long.assign(arm=long.arm.map(TUNED), predictor=long.predictor.map(PREDICTORS))
+    ends = points[points.step == points.groupby(["arm", "seed"]).step.transform("max")]
+    r2 = {name: np.mean([quadratic_r2(m[name], m.forgotten) for _, m in points.groupby("seed")]) for name in PREDICTORS}
+    chart = (
+        alt.Chart(long)
+        .mark_point(size=22, filled=True, opacity=0.65)
+        .encode(
+            x=alt.X("x:Q", title=None),
+            y=alt.Y("forgotten:Q", title="prior accuracy lost", axis=alt.Axis(format="%")),
+            color=alt.Color("arm:N", title=None, sort=list(TUNED.values())),
+        )
+        .properties(width=180, height=190)
+        .facet(column=alt.Column("predictor:N", title=None, sort=list(PREDICTORS.values())))
+        .resolve_scale(x="independent")
+    )
+    text = ", ".join(f"{PREDICTORS[name]} {value:.2f}" for name, value in r2.items())
+    run.figure(
+        "forgetting", chart,
+        f"Every evaluation of every tuning: how much of the prior tasks is lost against each predictor; a quadratic explains (R², mean over seeds): {text}.",
+    )  # fmt: skip
+    run.table(
+        "ends", ends.drop(columns="step").groupby("arm", as_index=False).mean(numeric_only=True).drop(columns="seed")
+    )
+
+
+def quadratic_r2(x: pd.Series, y: pd.Series) -> float:
+    """Share of y's variance that a least-squares quadratic in x explains."""
+    design = np.vander(np.asarray(x, dtype=float) / max(float(np.abs(x).max()), 1e-12), 3)
+    fitted = design @ np.linalg.lstsq(design, np.asarray(y, dtype=float), rcond=None)[0]
+    spread = ((y - y.mean()) ** 2).sum()
+    return float(1 - ((y - fitted) ** 2).sum() / spread) if spread else float("nan")
+
+
+def _weights(run: Run, metrics: pd.DataFrame) -> None:
+    finals = metrics[metrics.step.isna() & metrics.name.isin(list(SHOWN)) & metrics.variant.isin(["", "noise"])]
+    frame = finals.assign(
+        arm=finals.arm.map(TUNED),
+        what=finals.variant.map({"": "measured", "noise": "matched noise"}),
+        metric=finals.name.map(SHOWN),
+    )[["arm", "what", "metric", "seed", "value"]]
+    chart = (
+        alt.Chart(frame)
+        .mark_point(size=45, filled=True, opacity=0.7)
+        .encode(
+            x=alt.X("value:Q", title=None, scale=alt.Scale(zero=False)),
+            y=alt.Y("arm:N", title=None, sort=list(TUNED.values())),
+            color=alt.Color("what:N", title=None, sort=["measured", "matched noise"]),
+            shape=alt.Shape("what:N", title=None, sort=["measured", "matched noise"]),
+        )
+        .properties(width=150, height=110)
+        .facet(facet=alt.Facet("metric:N", title=None, sort=list(SHOWN.values())), columns=3)
+        .resolve_scale(x="independent")
+    )
+    run.figure(
+        "weights", chart,
+        "Each weight metric by arm, a point a seed: where the matched noise stands in the same place, the size of the update explains the metric.",
+    )  # fmt: skip
