@@ -13,7 +13,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from reports import costs, sections
+from reports import costs, ground, sections
 from reports.claims import Claim
 from reports.collect import Collected, claims_by_method, read_claims_table, read_collected, rooms
 from reports.scorecard import STATES, claims_markdown, scorecard, slug
@@ -44,6 +44,7 @@ def compile_report(plan: Plan) -> tuple[Path, list[str]]:
             "fidelities": sorted({row["fidelity"] for row in rows}),
             "states": STATES,
             "directions": directions,
+            "ground": ground.common_ground(plan, collected.samples, collected.costs),
             "budgets": costs.budgets(plan, collected.costs),
             "failures": failures(plan, collected.statuses),
             "problems": [*plan.broken.values(), *problems],

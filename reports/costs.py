@@ -30,12 +30,12 @@ def arm_costs(direction: Direction) -> list[dict[str, Any]]:
         by_arm.items(), key=lambda item: direction.arm_order.get(item[0], len(direction.arm_order))
     ):
         own = {(job.key, stage) for job in jobs for stage in job.stages}
-        borrowed = set() if arm == SYNTHESIS else _borrowed(direction.plan, jobs) - own
-        mine, others = _spent(spent, own), _spent(spent, borrowed)
+        lent = set() if arm == SYNTHESIS else borrowed(direction.plan, jobs) - own
+        mine, others = _spent(spent, own), _spent(spent, lent)
         if not mine["stages"] and not others["stages"]:
             continue
         named = sorted(
-            {f"{key.arm}" if key.method == direction.method.name else f"{key.method}/{key.arm}" for key, _ in borrowed}
+            {f"{key.arm}" if key.method == direction.method.name else f"{key.method}/{key.arm}" for key, _ in lent}
         )
         rows.append(
             {
@@ -43,19 +43,19 @@ def arm_costs(direction: Direction) -> list[dict[str, Any]]:
                 "jobs": len(jobs),
                 "cpu": seconds(mine["cpu_seconds"]),
                 "ingredients": named,
-                "borrowed": seconds(others["cpu_seconds"]) if borrowed else "–",
+                "borrowed": seconds(others["cpu_seconds"]) if lent else "–",
                 "total": seconds(mine["cpu_seconds"] + others["cpu_seconds"]),
                 "memory": number(float(memory.get(arm, math.nan))),
                 "flops": number(mine["flops"] + others["flops"]) if mine["flops"] + others["flops"] else "–",
                 "tokens": number(mine["generated_tokens"]) if mine["generated_tokens"] else "–",
                 "source": f"costs.parquet: method={direction.method.name}, arm={arm}"
-                + (f", and {len(borrowed)} stages of {', '.join(named)}" if borrowed else ""),
+                + (f", and {len(lent)} stages of {', '.join(named)}" if lent else ""),
             }
         )
     return rows
 
 
-def _borrowed(plan: Plan, jobs: Iterable[Job]) -> set[tuple[JobKey, str]]:
+def borrowed(plan: Plan, jobs: Iterable[Job]) -> set[tuple[JobKey, str]]:
     """The stages of other jobs without which these could not have run."""
     found: set[tuple[JobKey, str]] = set()
     waiting = [need for job in jobs for need in job.needs.values()]
