@@ -35,7 +35,7 @@ def values(run: Run) -> None:
     graphs = idea.graphs_of(examples, words)
     for k in range(min(thinker.thoughts, int(graphs.depth.max()))):
         asked = graphs.depth > k
-        found = idea.node_values(thinker.model, examples, words, thinker.marks, k).numpy()[asked]
+        found = idea.node_values(thinker, examples, words, k).numpy()[asked]
         where = setting(thoughts=k)
         for name, value in idea.by_class(found, idea.classes(graphs.select(asked), k)).items():
             run.metric("value", value, variant=name, setting=where)

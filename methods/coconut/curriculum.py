@@ -62,43 +62,43 @@ def mixed(stage: int, step_counts: Tensor, probability: float, rng: np.random.Ge
 
 
 def compose(
-    examples: Examples, skip: Tensor | int, count: Tensor | int, fill: Fill, marks: Marks | None
+    examples: Examples, skip: Tensor | int, count: Tensor | int, fill: Fill, marks: Marks, *, marked: bool = True
 ) -> tuple[Batch, Tensor]:
     """(batch, latent [n, L]): prompts, then `count` thoughts or pauses between marks, then the trace without `skip` steps.
 
     Prompts are right-aligned, so that all rows have their first thought in the same column. skip, count: a number, or one
-    an item. marks None: no marks either (only with nothing to fill in).
+    an item. marked: whether begin and end marks stand around them.
     """
     ids, mask = examples.prompts()
     batch = join((ids, mask), examples.continuation(skip))
-    return insert(batch, ids.shape[1], count, fill, marks, examples.pad)
+    counts = torch.as_tensor(count).expand(len(ids)) * (fill != "nothing")
+    return insert(batch, ids.shape[1], enclosed(counts, fill, marks, marked), examples.pad)
 
 
-def insert(
-    batch: Batch, at: int, count: Tensor | int, fill: Fill, marks: Marks | None, pad: int
-) -> tuple[Batch, Tensor]:
-    """Puts marks and what they enclose in front of column `at`, where every row of the batch has its continuation."""
+def insert(batch: Batch, at: int, between: tuple[Tensor, Tensor, Tensor], pad: int) -> tuple[Batch, Tensor]:
+    """Puts what `enclosed` gives in front of column `at`, where every row has its continuation: (batch, latent)."""
     ids, mask, _, labels = batch
-    if marks is None:
-        return batch, torch.zeros_like(mask)
-    n = len(ids)
-    counts = torch.as_tensor(count).expand(n) if fill != "nothing" else torch.zeros(n, dtype=torch.long)
-    slot = torch.arange(int(counts.max()) + 2)
-    inner = marks.pause if fill == "pauses" else marks.thought
-    between = torch.where(slot <= counts[:, None], inner, marks.end)
-    between[:, 0] = marks.begin
+    between, kept, thinks = between
     tail = torch.cat([between, ids[:, at:]], dim=1)
-    tail_mask = torch.cat([slot <= counts[:, None] + 1, mask[:, at:]], dim=1)
+    tail_mask = torch.cat([kept, mask[:, at:]], dim=1)
     tail_labels = torch.cat([torch.full_like(between, IGNORED), labels[:, at:]], dim=1)
-    packed, kept = pack(tail, tail_mask, pad)
-    labels, _ = pack(tail_labels, tail_mask, IGNORED)
-    whole = join((ids[:, :at], mask[:, :at]), (packed, kept))
-    whole = whole._replace(labels=torch.cat([torch.full_like(ids[:, :at], IGNORED), labels], dim=1))
+    packed = pack(tail, tail_mask, pad)
+    whole = join((ids[:, :at], mask[:, :at]), packed)
+    labels = torch.cat([torch.full_like(ids[:, :at], IGNORED), pack(tail_labels, tail_mask, IGNORED)[0]], dim=1)
     latent = torch.zeros_like(whole.mask)
-    if fill == "thoughts":
-        column = torch.arange(packed.shape[1])
-        latent[:, at:] = (column >= 1) & (column <= counts[:, None])
-    return whole, latent
+    latent[:, at : at + thinks.shape[1]] = thinks[:, : whole.ids.shape[1] - at]
+    return whole._replace(labels=labels), latent
+
+
+def enclosed(counts: Tensor, fill: Fill, marks: Marks, marked: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, kept, which are thoughts) [n, W] of what stands between a prompt and its continuation, left-aligned."""
+    first, most = int(marked), int(counts.max()) if len(counts) else 0
+    slot = torch.arange(most + 2 * first, device=counts.device)
+    inside = (slot >= first) & (slot < first + counts[:, None])
+    ids = torch.where(inside, marks.pause if fill == "pauses" else marks.thought, marks.end)
+    if marked:
+        ids[:, 0] = marks.begin
+    return ids, slot < counts[:, None] + 2 * first, inside & (fill == "thoughts")
 
 
 def only_next(batch: Batch, examples: Examples, skip: Tensor | int) -> Batch:

@@ -20,7 +20,9 @@ class CoconutConfig(MethodConfig):
         "stages", "the curriculum, its last stage alone, the whole trace, no trace, or token by token (iCoT)"
     )
     fill: Literal["thoughts", "pauses", "nothing"] = knob("thoughts", "what stands in the place of dropped steps")
-    marks: bool = knob(True, "whether begin and end marks stand around them")
+    marks: bool = knob(
+        False, "whether begin and end marks stand around them, as in the paper; at two layers each costs one of them"
+    )
     start: str = knob("", "the arm whose model the training goes on from; empty: the base model")
     start_steps: int = knob(0, "training steps that arm has had, which count as this one's", unit="steps", ge=0)
     # The curriculum.
@@ -79,14 +81,12 @@ class CoconutConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> CoconutConfig:
-        if self.fill != "nothing" and not self.marks:
-            raise ValueError("thoughts and pauses stand between marks: marks must be true")
         if self.steps <= self.start_steps:
             raise ValueError(f"steps counts all steps, so it must be more than start_steps ({self.start_steps})")
         return self
 
 
-PLAIN: dict[str, Any] = {"fill": "nothing", "marks": False, "mix": 0.0, "forced": []}
+PLAIN: dict[str, Any] = {"fill": "nothing", "marks": False, "mix": 0.0, "start": "", "start_steps": 0, "forced": []}
 
 
 class Coconut(Method):
@@ -107,7 +107,11 @@ class Coconut(Method):
             "baseline",
             {"schedule": "tokens", **PLAIN},
         ),
-        "no_curriculum": Arm("the last stage alone, from the start", "control", {"schedule": "last", "mix": 0.0}),
+        "no_curriculum": Arm(
+            "the last stage alone, from the start",
+            "control",
+            {"schedule": "last", "mix": 0.0, "start": "", "start_steps": 0},
+        ),
         "pause_as_thought": Arm(
             "the same curriculum with a learnt pause token in the place of each thought", "control", {"fill": "pauses"}
         ),

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.coconut.curriculum import Fill
+from methods.coconut.curriculum import Fill, enclosed
 from methods.coconut.thoughts import Marks, think
 from tycho.errors import TychoError
 from tycho.lm import small
 from tycho.lm.examples import left_padded
 from tycho.lm.flops import generate_flops
-from tycho.lm.sampling import Generation, Sampling, decode, generate
+from tycho.lm.sampling import Generation, Sampling, decode
 
 # The marks' words, as the common vocabularies have them.
 BEGIN, END, THOUGHT, PAUSE = "<thought>", "</thought>", "[T]", "[PAUSE]"
@@ -48,10 +48,13 @@ class Thinker:
     thoughts: int = 0
     marked: bool = True
 
-    @property
-    def marks(self) -> Marks | None:
-        """The ids of the marks; None where the arm writes none."""
-        return find_marks(self.tokenizer) if self.marked else None
+    def between(self, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What stands between prompts and continuations, as `curriculum.enclosed` has it, for so many thoughts a row."""
+        if self.fill == "nothing" and not self.marked:
+            nothing = torch.zeros(len(counts), 0, dtype=torch.long, device=counts.device)
+            return nothing, nothing.bool(), nothing.bool()
+        counts = counts * (self.fill != "nothing")
+        return enclosed(counts, self.fill, find_marks(self.tokenizer), self.marked)
 
     def save(self, folder: Path) -> None:
         self.model.config.coconut = {"fill": self.fill, "thoughts": self.thoughts, "marked": self.marked}
@@ -81,18 +84,18 @@ class Thinker:
 
         thoughts: a number, or one a row [n]; None: those the model was trained for. The marks count as given, not written.
         """
-        stop = [self.tokenizer.eos_token_id] if stop is None else stop
-        rest: dict[str, Any] = {"most": most, "stop": stop, "sampling": sampling, "generator": generator}
-        count = self.thoughts if thoughts is None else thoughts
-        if self.marks is None:
-            return generate(self.model, ids, mask, **rest)
-        if self.fill == "thoughts":
-            found = think(self.model, ids, mask, self.marks, count)
-            return decode(self.model, found.cache, found.logits, found.mask, **rest)
-        inner = [self.marks.begin, *[self.marks.pause] * (int(count) if self.fill == "pauses" else 0), self.marks.end]
-        ids = torch.cat([ids, torch.tensor(inner, device=ids.device).expand(len(ids), -1)], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(ids), len(inner))], dim=1)
-        return generate(self.model, ids, mask, **rest)
+        counts = torch.as_tensor(self.thoughts if thoughts is None else thoughts, device=ids.device).expand(len(ids))
+        found = think(self.model, ids, mask, self.between(counts))
+        return decode(
+            self.model,
+            found.cache,
+            found.logits,
+            found.mask,
+            most=most,
+            stop=[self.tokenizer.eos_token_id] if stop is None else stop,
+            sampling=sampling,
+            generator=generator,
+        )
 
     def answer_all(
         self, prompts: Sequence[Sequence[int]], *, batch: int = 256, **options: Any
@@ -116,13 +119,10 @@ class Thinker:
         Pauses and marks are passed in with the prompt: they cost FLOPs and no step.
         """
         config, vocabulary = self.model.config, getattr(self.model.get_output_embeddings(), "produced", None)
-        given = 2 if self.marked else 0
-        if self.fill != "thoughts" or not self.marked:
-            pauses = count if self.fill == "pauses" and self.marked else 0
-            flops = generate_flops(config, prompt + given + pauses, written, vocabulary=vocabulary)
-            return Cost(written, written, written, float(flops))
-        flops = generate_flops(config, prompt + given + count, written, vocabulary=vocabulary)
-        return Cost(written + count, written + count, written + count, float(flops))
+        given = prompt + 2 * self.marked + (0 if self.fill == "nothing" else count)
+        flops = float(generate_flops(config, given, written, vocabulary=vocabulary))
+        steps = written + (count if self.fill == "thoughts" else 0)
+        return Cost(steps, steps, steps, flops)
 
 
 def find_marks(tokenizer: Any) -> Marks:

@@ -32,3 +32,20 @@ TABLE_1 = {
         "pause_as_thought": (96.6, 8.2),
     },
 }
+
+# What the public code trains with (facebookresearch/coconut, args/*.yaml): GPT-2 124M, AdamW, constant rate, no warm-up, no
+# clipping, fp32; batches of 32 on each of four GPUs. Sizes of the training sets: the paper's Table 3.
+TRAINING_ITEMS = {"gsm8k": 385_620, "prontoqa": 9_000, "prosqa": 17_886}
+BATCH = 128
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.01
+# thoughts a step, stages with thoughts, epochs a stage, epochs in all, epochs that a CoT checkpoint stands for.
+CURRICULA = {
+    "gsm8k": {"per_step": 2, "latent_steps": 3, "epochs_per_stage": 3, "epochs": 25, "from_cot": 3},
+    "prontoqa": {"per_step": 1, "latent_steps": 6, "epochs_per_stage": 5, "epochs": 50, "from_cot": 0},
+    "prosqa": {"per_step": 1, "latent_steps": 6, "epochs_per_stage": 5, "epochs": 50, "from_cot": 0},
+}
+
+
+def steps_per_epoch(task: str) -> int:
+    """Whole batches in an epoch."""
+    return TRAINING_ITEMS[task] // BATCH

@@ -51,7 +51,7 @@ class Served:
         tail, lengths = ragged([self._ids(continuation) for _, continuation in pairs], pad)
         batch = join((ids, mask), (tail, torch.arange(tail.shape[1]) < lengths[:, None]))
         count = thinker.thoughts if self.thoughts is None else self.thoughts
-        batch, latent = curriculum.insert(batch, ids.shape[1], count, thinker.fill, thinker.marks, pad)
+        batch, latent = curriculum.insert(batch, ids.shape[1], thinker.between(torch.full((len(ids),), count)), pad)
         batch = Batch(*(part.to(device) for part in batch))
         passes = thoughts.forward(thinker.model, batch, latent.to(device))
         labels = batch.labels[:, passes.start + 1 :]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tycho.lm.examples import Batch, next_token_loss, positions_of
+from tycho.lm.examples import IGNORED, Batch, next_token_loss, positions_of
 
 
 class Marks(NamedTuple):
@@ -41,13 +41,16 @@ class Passes(NamedTuple):
     outputs: tuple[Any, ...]
 
 
-def forward(model: nn.Module, batch: Batch, latent: Tensor, *, use_cache: bool = False, **options: Any) -> Passes:
+def forward(
+    model: nn.Module, batch: Batch, latent: Tensor, *, start: int | None = None, use_cache: bool = False, **options: Any
+) -> Passes:
     """Runs a batch in which the positions `latent` [n, L] (bool) are continuous thoughts.
 
     Columns are passed in once each: those before the first thought, one column a thought, the last thought with all that
     follows. Rows should have their first thoughts in the same column (`curriculum.compose` sees to that): then the number
     of passes is one more than the largest number of thoughts.
 
+    start: the first column whose logits are wanted, before the first thought; left out: the one before the first label or thought.
     use_cache: leave a cache in the last output even where there is no thought. options: for the model's forward, such as
     output_attentions.
     Raises ValueError where a thought stands in the first column or behind padding, since nothing precedes it.
@@ -56,9 +59,9 @@ def forward(model: nn.Module, batch: Batch, latent: Tensor, *, use_cache: bool =
     columns = latent.any(dim=0).nonzero()[:, 0].tolist()
     if columns and (columns[0] == 0 or bool((latent[:, 1:] & ~mask[:, :-1]).any())):
         raise ValueError("a continuous thought needs a word before it: its own row has none there")
-    labelled = (labels >= 0).any(dim=0).nonzero()[:, 0]
-    start = columns[0] if columns else int(labelled[0]) if len(labelled) else ids.shape[1]
-    start = max(start - 1, 0)
+    if start is None:
+        labelled = (labels != IGNORED).any(dim=0).nonzero()[:, 0].tolist()
+        start = max(min([*columns, *labelled], default=ids.shape[1]) - 1, 0)
     embeddings = model.get_input_embeddings()(ids)
     edges = [0, *columns, ids.shape[1]]
     cache, logits, thoughts, outputs = None, [], [], []
@@ -104,21 +107,19 @@ class Thinking(NamedTuple):
 
 
 @torch.no_grad()
-def think(model: nn.Module, ids: Tensor, mask: Tensor, marks: Marks, count: int | Tensor, **options: Any) -> Thinking:
-    """Right-aligned prompts (ids, mask [n, P]), a begin mark, `count` thoughts (one number or one a row) and an end mark.
+def think(
+    model: nn.Module, ids: Tensor, mask: Tensor, between: tuple[Tensor, Tensor, Tensor], **options: Any
+) -> Thinking:
+    """Passes in right-aligned prompts (ids, mask [n, P]) and what stands between them and their continuation.
 
-    Rows with fewer thoughts end sooner; what the others do meanwhile is hidden from them.
+    between: `curriculum.enclosed`, (ids, kept, which are thoughts) [n, W], left-aligned. Rows with fewer thoughts end sooner;
+    what the others do meanwhile is hidden from them.
     """
-    n, counts = len(ids), torch.as_tensor(count, device=ids.device).expand(len(ids))
-    most = int(counts.max()) if n else 0
-    slot = torch.arange(most + 1, device=ids.device)
-    tail = torch.where(slot < counts[:, None], marks.thought, marks.end)
-    ids = torch.cat([ids, ids.new_full((n, 1), marks.begin), tail], dim=1)
-    mask = torch.cat([mask, mask.new_ones(n, 1), slot <= counts[:, None]], dim=1)
-    latent = torch.zeros_like(mask)
-    latent[:, -most - 1 :] = slot < counts[:, None]
-    batch = Batch(ids, mask, positions_of(mask), torch.full_like(ids, -100))
-    passes = forward(model, batch, latent, use_cache=True, **options)
-    last = (ids.shape[1] - 1 - passes.start) - most + counts
+    n, last = len(ids), between[1].sum(dim=1)  # a row's last word, counted from the prompt's last
+    ids = torch.cat([ids, between[0]], dim=1)
+    latent = torch.cat([torch.zeros_like(mask), between[2]], dim=1)
+    mask = torch.cat([mask, between[1]], dim=1)
+    batch = Batch(ids, mask, positions_of(mask), torch.full_like(ids, IGNORED))
+    passes = forward(model, batch, latent, use_cache=True, start=ids.shape[1] - between[0].shape[1] - 1, **options)
     logits = passes.logits[torch.arange(n, device=ids.device), last]
-    return Thinking(passes.outputs[-1].past_key_values, mask, logits, passes.thoughts, counts + 1)
+    return Thinking(passes.outputs[-1].past_key_values, mask, logits, passes.thoughts, between[2].sum(dim=1) + 1)

@@ -98,7 +98,6 @@ def steps(
 def batches(config: Any, task: Problem, marks: Marks, seed: int) -> Batches:
     """Training batches by step, as the arm composes them: (batch, where the thoughts are)."""
     found = Stages(config.latent_steps, config.per_step, config.remove_all)
-    marks = marks if config.marks else None
     longest = int(task.validation.step_length.sum(dim=1).max())
 
     def make(step: int) -> tuple[Batch, Tensor]:
@@ -112,7 +111,7 @@ def batches(config: Any, task: Problem, marks: Marks, seed: int) -> Batches:
         mix = config.mix if config.schedule == "stages" else 0.0
         now = curriculum.mixed(stage(config, step), examples.step_counts, mix, rng)
         skip = torch.full_like(now, FAR) if config.schedule == "no_trace" else found.dropped(now)
-        batch, latent = curriculum.compose(examples, skip, found.thoughts(now), config.fill, marks)
+        batch, latent = curriculum.compose(examples, skip, found.thoughts(now), config.fill, marks, marked=config.marks)
         return (batch if config.dense else curriculum.only_next(batch, examples, skip)), latent
 
     return make

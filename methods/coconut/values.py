@@ -7,9 +7,11 @@ step is read as the value it gives to searching there; a thought that holds seve
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from methods.coconut.thoughts import Marks, think
+from methods.coconut.model import Thinker
+from methods.coconut.thoughts import think
 from tycho.lm.examples import Examples
 from tycho.lm.vocabulary import Vocabulary
 from tycho.tasks.graphs import Graphs
@@ -19,9 +21,10 @@ from tycho.tasks.graphs import Graphs
 CLASSES = ("optimal", "other frontier", "other reachable", "unreachable")
 
 
-def node_values(model: nn.Module, examples: Examples, words: Vocabulary, marks: Marks, count: int) -> Tensor:
+def node_values(thinker: Thinker, examples: Examples, words: Vocabulary, count: int) -> Tensor:
     """[n, nodes] probability of each node as the next word after `count` thoughts."""
-    found = think(model, *examples.prompts(), marks, count)
+    between = thinker.between(torch.full((len(examples),), count))
+    found = think(thinker.model, *examples.prompts(), between)
     return found.logits.float().softmax(dim=1)[:, words.produced - words.nodes : words.produced]
 
 

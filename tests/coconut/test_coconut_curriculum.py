@@ -49,28 +49,26 @@ def config_of(arm, **config):
     return job_config(Coconut(), MethodPlan(config=defaults | config), arm, "products-verbose")
 
 
-def expected(arm, stage, prompt, steps, answer, c=1, s_max=2, remove_all=False):
+def expected(arm, stage, prompt, steps, answer, c=1, s_max=2, remove_all=False, marked=False):
     """The rule of section 3, in words: what stands between question and what is left, and what is left."""
     drop = {"cot": 0, "no_cot": FAR}.get(arm, FAR if stage > s_max else stage)
     count = min(stage, s_max) * c
-    between = {
-        "coconut": [MARKS.begin, *[MARKS.thought] * count, MARKS.end],
-        "no_curriculum": [MARKS.begin, *[MARKS.thought] * count, MARKS.end],
-        "pause_as_thought": [MARKS.begin, *[MARKS.pause] * count, MARKS.end],
-    }.get(arm, [])
+    inner = {"coconut": MARKS.thought, "no_curriculum": MARKS.thought, "pause_as_thought": MARKS.pause}.get(arm)
+    first = int(marked and inner is not None)
+    between = [MARKS.begin] * first + [inner] * count * (inner is not None) + [MARKS.end] * first
     left = [*(word for step in steps[drop:] for word in step), *answer]
     ids = [*prompt, *between, *left]
     labels = [IGNORED] * (len(prompt) + len(between)) + left
     thinks = [False] * len(ids)
     if arm in ("coconut", "no_curriculum"):
-        thinks[len(prompt) + 1 : len(prompt) + 1 + count] = [True] * count
+        thinks[len(prompt) + first : len(prompt) + first + count] = [True] * count
     return ids, labels, thinks
 
 
 @pytest.mark.parametrize("arm", ["coconut", "cot", "no_cot", "no_curriculum", "pause_as_thought", "no_thought"])
-@pytest.mark.parametrize(("c", "remove_all"), [(1, False), (2, True)])
-def test_an_arm_trains_on_the_sequences_the_rule_says(arm, c, remove_all):
-    config = config_of(arm, per_step=c, remove_all=remove_all)
+@pytest.mark.parametrize(("c", "remove_all", "marked"), [(1, False, False), (2, True, True), (1, True, False)])
+def test_an_arm_trains_on_the_sequences_the_rule_says(arm, c, remove_all, marked):
+    config = config_of(arm, per_step=c, remove_all=remove_all, marks=marked)
     task = problem("products-verbose", config, data=0, order=0, init=0)
     task = type(task)(**{**task.__dict__, "batches": lambda step: EXAMPLES})
     make = batches(config, task, MARKS, seed=0)
@@ -78,21 +76,23 @@ def test_an_arm_trains_on_the_sequences_the_rule_says(arm, c, remove_all):
         now = stage_at(step, 2, 2, 2 + remove_all)
         if arm == "no_curriculum":
             now = 2 + remove_all
-        wanted = [expected(arm, now, *parts(row), c=c, remove_all=remove_all) for row in range(len(EXAMPLES))]
+        wanted = [
+            expected(arm, now, *parts(row), c=c, remove_all=remove_all, marked=marked) for row in range(len(EXAMPLES))
+        ]
         assert rows_of(*make(step)) == wanted
 
 
 @pytest.mark.parametrize("arm", ["coconut", "cot", "no_cot", "pause_as_thought", "no_thought"])
-def test_its_loss_is_the_mean_surprise_of_what_is_left(arm):
+@pytest.mark.parametrize("marked", [True, False])
+def test_its_loss_is_the_mean_surprise_of_what_is_left(arm, marked):
     """Cross-entropy written out: minus the mean log-probability, over items and words together, of each word left."""
     counts = {"cot": 0, "no_cot": 0, "no_thought": 0}.get(arm, 2)
     skip = {"cot": 0, "no_cot": FAR}.get(arm, 2)
     fill = {"coconut": "thoughts", "pause_as_thought": "pauses"}.get(arm, "nothing")
-    marks = MARKS if fill != "nothing" else None
-    batch, latent = curriculum.compose(EXAMPLES, skip, counts, fill, marks)
+    batch, latent = curriculum.compose(EXAMPLES, skip, counts, fill, MARKS, marked=marked and fill != "nothing")
     total, words = 0.0, 0
     for row in range(len(EXAMPLES)):
-        ids, labels, thinks = expected(arm, 2, *parts(row))
+        ids, labels, thinks = expected(arm, 2, *parts(row), marked=marked)
         vectors = MODEL.get_input_embeddings()(torch.tensor([ids]))
         for place, here in enumerate(thinks):
             if here:

@@ -61,11 +61,11 @@ def rebuilt(model, batch, latent):
     ).logits  # fmt: skip
 
 
-def ragged(counts=None, rows=slice(None)):
+def ragged(counts=None, rows=slice(None), marked=True):
     """A batch with 0 to 3 thoughts a row and prompts of different lengths."""
     examples = EXAMPLES.select(rows)
     counts = torch.arange(len(EXAMPLES))[rows] % 4 if counts is None else counts
-    return curriculum.compose(examples, counts, counts, "thoughts", SUM_MARKS)
+    return curriculum.compose(examples, counts, counts, "thoughts", SUM_MARKS, marked=marked)
 
 
 def cut(batch, latent, row):
@@ -91,10 +91,10 @@ def test_cached_training_equals_uncached_in_values_and_gradients(family):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_ragged_batch_equals_its_items_alone(family):
+@pytest.mark.parametrize(("family", "marked"), [("gpt2", True), ("gpt2", False), ("llama", False)])
+def test_a_ragged_batch_equals_its_items_alone(family, marked):
     model = exact(family)
-    batch, latent = ragged()
+    batch, latent = ragged(marked=marked)
     together = thoughts.forward(model, batch, latent)
     losses, predicted = [], []
     for row in range(len(batch.ids)):
@@ -152,14 +152,15 @@ def test_a_thought_needs_something_before_it():
 
 
 @torch.no_grad()
-def one_by_one(model, prompt, count, most, stop):
+def one_by_one(model, prompt, count, most, stop, marked):
     """The plain reference: one row, no cache, the whole sequence again for each thought and each word."""
     table = model.get_input_embeddings()
-    vectors = table(torch.tensor([[*prompt, MARKS.begin]]))
+    vectors = table(torch.tensor([[*prompt, *[MARKS.begin] * marked]]))
     for _ in range(count):
         hidden = model(inputs_embeds=vectors, output_hidden_states=True).hidden_states[-1][:, -1:]
         vectors = torch.cat([vectors, hidden], dim=1)
-    vectors = torch.cat([vectors, table(torch.tensor([[MARKS.end]]))], dim=1)
+    if marked:
+        vectors = torch.cat([vectors, table(torch.tensor([[MARKS.end]]))], dim=1)
     written = []
     while len(written) < most:
         written.append(model(inputs_embeds=vectors).logits[0, -1].argmax().item())
@@ -177,15 +178,15 @@ PROMPTS = st.lists(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=10)
-@given(PROMPTS)
-def test_batched_generation_with_a_cache_equals_one_by_one_without(family, rows):
+@given(PROMPTS, st.booleans())
+def test_batched_generation_with_a_cache_equals_one_by_one_without(family, rows, marked):
     stop = [WORDS["a"], WORDS["b"]]
     tokenizer = WORDS.tokenizer()
-    thinker = Thinker(MODELS[family], tokenizer, "thoughts", 2)
+    thinker = Thinker(MODELS[family], tokenizer, "thoughts", 2, marked)
     ids, mask = left_padded([prompt for prompt, _ in rows], WORDS.pad)
     counts = torch.tensor([count for _, count in rows])
     found = thinker.generate(ids, mask, most=8, stop=stop, thoughts=counts).rows()
-    assert found == [one_by_one(thinker.model, prompt, count, 8, stop) for prompt, count in rows]
+    assert found == [one_by_one(thinker.model, prompt, count, 8, stop, marked) for prompt, count in rows]
 
 
 def test_pauses_and_bare_marks_are_words_in_the_prompt():
@@ -229,7 +230,7 @@ def test_a_saved_model_loads_again_and_thinks_the_same(family, tmp_path):
     thinker = Thinker(MODELS[family], WORDS.tokenizer(), "thoughts", 2)
     thinker.save(tmp_path)
     again = Thinker.load(tmp_path)
-    assert (again.fill, again.thoughts, again.marks) == ("thoughts", 2, thinker.marks)
+    assert (again.fill, again.thoughts, again.marked) == ("thoughts", 2, True)
     ids, mask = left_padded([[4, 5, 6], [7]], WORDS.pad)
     assert again.generate(ids, mask, most=6).rows() == thinker.generate(ids, mask, most=6).rows()
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -237,6 +238,7 @@ def test_a_saved_model_loads_again_and_thinks_the_same(family, tmp_path):
 
 
 def test_positions_skip_the_padding_between_thoughts_and_words():
-    found = thoughts.think(MODELS["gpt2"], *left_padded([[4], [4]], WORDS.pad), MARKS, torch.tensor([0, 3]))
+    between = curriculum.enclosed(torch.tensor([0, 3]), "thoughts", MARKS, marked=True)
+    found = thoughts.think(MODELS["gpt2"], *left_padded([[4], [4]], WORDS.pad), between)
     assert positions_of(found.mask)[:, -1].tolist() == [2, 5]
     assert found.passes.tolist() == [1, 4]
