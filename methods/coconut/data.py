@@ -36,7 +36,8 @@ class Problem:
         return self.read(self.text(examples.answer[row, : examples.answer_length[row]].tolist()))
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        """The text of ids, without the end token."""
+        return self.tokenizer.decode([i for i in ids if i != self.tokenizer.eos_token_id], skip_special_tokens=False)
 
 
 def problem(task: str, config: Any, *, data: int, order: int, init: int) -> Problem:
@@ -70,7 +71,7 @@ def problem(task: str, config: Any, *, data: int, order: int, init: int) -> Prob
 def _marked(text: str) -> str:
     from tycho.harness import written_answer
 
-    return written_answer(text.replace("<eos>", ""))
+    return written_answer(text)
 
 
 def symbolic_words(task: str) -> Any:

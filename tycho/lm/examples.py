@@ -150,13 +150,15 @@ def encode(tokenizer: Any, items: Sequence[Any], *, mark: str = "### ", newline:
     published GSM8K) are left out. pad: the tokenizer's pad token, or its end token where it has none.
     """
 
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
+    kept = [[step for step in item.steps if step.strip()] for item in items]
+    texts = [item.question + newline for item in items] + [mark + item.answer for item in items]
+    texts += [step + newline for row in kept for step in row]
+    # One call for all pieces: a fast tokenizer costs more by the call than by the text.
+    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    prompts = [ids(item.question + newline) for item in items]
-    steps = [[ids(step + newline) for step in item.steps if step.strip()] for item in items]
-    answers = [[*ids(mark + item.answer), tokenizer.eos_token_id] for item in items]
+    prompts = [next(pieces) for _ in items]
+    answers = [[*next(pieces), tokenizer.eos_token_id] for _ in items]
+    steps = [[next(pieces) for _ in row] for row in kept]
     count = max(map(len, steps), default=0)
     flat = [step for item in steps for step in [*item, *([[]] * (count - len(item)))]]
     prompt, answer, rows = (ragged(lists, pad) for lists in (prompts, answers, flat))
