@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as functional_adam
 
 Rate = float | Tensor
 
@@ -23,32 +24,49 @@ NEWTON_SCHULZ = (
 )
 
 
-def _moments(name: str, parameter: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    for key in (f"{name}.mean", f"{name}.square"):
-        if key not in state:
-            state[key] = torch.zeros_like(parameter)
-    return state[f"{name}.mean"], state[f"{name}.square"]
-
-
-def _adam_one(
-    name: str,
-    parameter: Tensor,
-    gradient: Tensor,
+def _adam(
+    parameters: dict[str, Tensor],
+    gradients: dict[str, Tensor],
     state: dict[str, Tensor],
     rate: Rate,
+    decay: Rate,
     betas: tuple[float, float],
     epsilon: float,
+    decoupled: bool = False,
 ) -> None:
-    steps = int(state["steps"])
-    mean, square = _moments(name, parameter, state)
-    mean.lerp_(gradient, 1 - betas[0])
-    square.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
-    size = square.sqrt().div_((1 - betas[1] ** steps) ** 0.5).add_(epsilon)
-    parameter.sub_((mean / size).mul_(rate / (1 - betas[0] ** steps)))
-
-
-def _count(state: dict[str, Tensor]) -> None:
+    """PyTorch's fused kernel, which passes once over memory; one call for all networks of equal rate and decay."""
     state["steps"] = state.get("steps", torch.tensor(0)) + 1
+    moments = [f"{name}.{part}" for part in ("mean", "square") for name in parameters]
+    for key in moments:
+        if key not in state:
+            state[key] = torch.zeros_like(parameters[key.split(".")[0]])
+    count = len(next(iter(parameters.values())))
+    for (one, shrink), chosen in _alike(rate, decay, count).items():
+        parts = [
+            [tensors[name][r] for name in names for r in chosen]
+            for tensors, names in (
+                (parameters, parameters),
+                (gradients, parameters),
+                (state, moments[: len(parameters)]),
+                (state, moments[len(parameters) :]),
+            )
+        ]
+        before = [torch.full((), float(state["steps"] - 1), device=part.device) for part in parts[0]]
+        functional_adam(
+            *parts, [], before, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=one, weight_decay=shrink,
+            eps=epsilon, maximize=False, decoupled_weight_decay=decoupled,
+        )  # fmt: skip
+
+
+def _alike(rate: Rate, decay: Rate, count: int) -> dict[tuple[float, float], list[slice | int]]:
+    """Networks by rate and decay: indices, or all at once where there is one pair."""
+    if not isinstance(rate, Tensor) and not isinstance(decay, Tensor):
+        return {(rate, decay): [slice(None)]}
+    pairs = zip(*(torch.as_tensor(v).flatten().expand(count).tolist() for v in (rate, decay)), strict=True)
+    found: dict[tuple[float, float], list[slice | int]] = {}
+    for r, pair in enumerate(pairs):
+        found.setdefault(pair, []).append(r)
+    return found if len(found) > 1 else {pair: [slice(None)] for pair in found}
 
 
 def adam(
@@ -61,9 +79,7 @@ def adam(
     epsilon: float = 1e-8,
 ) -> None:
     """Adam with coupled L2, as `torch.optim.Adam(weight_decay=decay)`: the decay is part of the gradient."""
-    _count(state)
-    for name, parameter in parameters.items():
-        _adam_one(name, parameter, gradients[name] + decay * parameter, state, rate, betas, epsilon)
+    _adam(parameters, gradients, state, rate, decay, betas, epsilon)
 
 
 def adamw(
@@ -76,10 +92,7 @@ def adamw(
     epsilon: float = 1e-8,
 ) -> None:
     """Adam with decoupled decay, as `torch.optim.AdamW`: parameters shrink by 1 - rate*decay before the step."""
-    _count(state)
-    for name, parameter in parameters.items():
-        parameter.mul_(1 - rate * decay)
-        _adam_one(name, parameter, gradients[name], state, rate, betas, epsilon)
+    _adam(parameters, gradients, state, rate, decay, betas, epsilon, decoupled=True)
 
 
 def sgd(
@@ -127,9 +140,7 @@ def muon(
     W: mean <- momentum*mean + (1-momentum)*gradient; W <- (1 - rate*decay) W - rate * orthogonalise(mean). No
     Nesterov term, no rescaling by the matrix's shape.
     """
-    _count(state)
-    gradient = gradients["V"] + decay * parameters["V"]
-    _adam_one("V", parameters["V"], gradient, state, rate, betas, epsilon)
+    _adam({"V": parameters["V"]}, gradients, state, rate, decay, betas, epsilon)
     mean = state.setdefault("W.mean", torch.zeros_like(parameters["W"]))
     mean.lerp_(gradients["W"], 1 - momentum)
     parameters["W"].mul_(1 - rate * decay).sub_(orthogonalise(mean) * rate)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from methods.grokking.network import Examples, accuracy, backward, forward, squared_error
 from methods.grokking.optimisers import OPTIMISERS, Rate
+from methods.grokking.step import Gradients
 
 
 class Evaluation(NamedTuple):
@@ -67,11 +68,14 @@ def train(
     parameters = {"W": state["W"], "V": state["V"]}
     memory = {name.removeprefix("optimiser."): v for name, v in state.items() if name.startswith("optimiser.")}
     chosen = set(evaluate_at)
+    # The mean over classes leaves each example's error to itself; the mean over samples needs all outputs first.
+    quick = None if centre == "samples" else Gradients(training, *reversed(state["V"].shape[1:]), activation)
     for epoch in range(int(state["epoch"]), epochs + 1):
         if epoch == epochs and epoch not in chosen:
             break
-        outputs = forward(**parameters, left=training.left, right=training.right, activation=activation)
-        loss, error = squared_error(outputs, training.target, training.weight, centre)
+        if epoch in chosen or quick is None:
+            outputs = forward(**parameters, left=training.left, right=training.right, activation=activation)
+            loss, error = squared_error(outputs, training.target, training.weight, centre)
         if epoch in chosen:
             unseen = forward(**parameters, left=testing.left, right=testing.right, activation=activation)
             yield Evaluation(
@@ -84,7 +88,11 @@ def train(
             )
         if epoch == epochs:
             break
-        gradients = backward(**parameters, left=training.left, right=training.right, error=error, activation=activation)
+        if quick is None:
+            examples = {"left": training.left, "right": training.right, "error": error}
+            gradients = backward(**parameters, **examples, activation=activation)
+        else:
+            gradients = quick(**parameters)
         step(parameters, gradients, memory, rate, decay)
         state["epoch"] = torch.tensor(epoch + 1)
         state.update({f"optimiser.{name}": value for name, value in memory.items()})
