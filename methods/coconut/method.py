@@ -86,7 +86,8 @@ class CoconutConfig(MethodConfig):
         return self
 
 
-PLAIN: dict[str, Any] = {"fill": "nothing", "marks": False, "mix": 0.0, "start": "", "start_steps": 0, "forced": []}
+PLAIN: dict[str, Any] = {"fill": "nothing", "marks": False, "mix": 0.0, "start": "", "start_steps": 0}
+ONE_DEPTH: dict[str, Any] = {"depths": [], "forced": []}
 
 
 class Coconut(Method):
@@ -100,17 +101,21 @@ class Coconut(Method):
     Config = CoconutConfig
     arms = {
         "coconut": Arm("continuous thoughts under the staged curriculum"),
-        "cot": Arm("chain of thought: the whole trace is written", "baseline", {"schedule": "trace", **PLAIN}),
-        "no_cot": Arm("the answer right after the question", "baseline", {"schedule": "no_trace", **PLAIN}),
+        "cot": Arm(
+            "chain of thought: the whole trace is written", "baseline", {"schedule": "trace", **PLAIN, "forced": []}
+        ),
+        "no_cot": Arm(
+            "the answer right after the question", "baseline", {"schedule": "no_trace", **PLAIN, **ONE_DEPTH}
+        ),
         "icot": Arm(
             "internalised chain of thought: the trace is removed token by token, nothing stands in its place",
             "baseline",
-            {"schedule": "tokens", **PLAIN},
+            {"schedule": "tokens", **PLAIN, **ONE_DEPTH},
         ),
         "no_curriculum": Arm(
             "the last stage alone, from the start",
             "control",
-            {"schedule": "last", "mix": 0.0, "start": "", "start_steps": 0},
+            {"schedule": "last", "mix": 0.0, "start": "", "start_steps": 0, **ONE_DEPTH},
         ),
         "pause_as_thought": Arm(
             "the same curriculum with a learnt pause token in the place of each thought", "control", {"fill": "pauses"}
@@ -118,7 +123,7 @@ class Coconut(Method):
         "no_thought": Arm(
             "the same curriculum with nothing in the place of dropped steps",
             "control",
-            {"fill": "nothing", "marks": False},
+            {"fill": "nothing", "marks": False, **ONE_DEPTH},
         ),
         "shortcut": Arm("answers that never read which node is asked about; nothing is trained", "control"),
     }
