@@ -42,8 +42,8 @@ class Problem:
 
 def problem(task: str, config: Any, *, data: int, order: int, init: int) -> Problem:
     """The task's problem; `data`, `order` and `init` are the run's seeds of these axes."""
-    if config.data is not None or config.model:
-        return _own(task, config, order)
+    if config.model:
+        return _own(config, order)
     if task in common.TASKS:
         ground = common.ground(task)
         batches = ground.batches(data, config.batch)
@@ -100,39 +100,43 @@ def _prosqa(task: str, config: Any, seed: int) -> tuple[Any, Callable[[int], Exa
             items = [published.Item(row["question"], tuple(row["steps"]), row["answer"]) for row in rows]
             return encode(tokenizer, items, newline="")
 
-        block, cached = max(1, 2048 // config.batch), {}
-        pool = make(config.pool, seed)
+        block, cached = max(1, 256 // config.batch), {}
+        pool = graphs_from(config.data) if config.data is not None else make(config.pool, seed)
 
         def batches(step: int) -> Examples:
             number, within = divmod(step, block)
             if number not in cached:
                 rng = np.random.default_rng([seed, 1, number])
-                rows = rng.integers(0, config.pool, block * config.batch)
+                rows = rng.integers(0, len(pool), block * config.batch)
                 cached.clear()
                 cached[number] = write(pool.select(rows), int(rng.integers(2**31)))
             return cached[number].select(slice(within * config.batch, (within + 1) * config.batch))
     else:
         words = graph_text.vocabulary(GRAPH_NODES, common.SPECIAL)
-        batches = graph_text.stream(make, words, "terse", seed, config.batch, pool=config.pool)
+        pool = graphs_from(config.data) if config.data is not None else make(config.pool, seed)
+        batches = graph_text.stream(lambda n, _: pool, words, "terse", seed, config.batch, pool=len(pool))
 
     def held_out(n: int, split: str) -> Examples:
         draw = zlib.crc32(f"{task.removesuffix('-words')}/{split}".encode())
+        source = config.validation_data if split == "validation" else config.test_data
+        some = make(n, draw) if source is None else graphs_from(source).select(slice(n))
         if in_words:
-            return write(make(n, draw), draw)
-        return graph_text.symbols(make(n, draw), words, "terse", np.random.default_rng([draw, 3]))
+            return write(some, draw)
+        return graph_text.symbols(some, words, "terse", np.random.default_rng([draw, 3]))
 
     return words, batches, held_out
+
+
+def graphs_from(source: str | Path) -> Any:
+    """The graphs of a published ProsQA file."""
+    return published.graphs_of(published.read_prosqa(source))
 
 
 # --- a user's own model and data, and the published ones ----------------------------------------------------------------
 
 
-def _own(task: str, config: Any, order: int) -> Problem:
+def _own(config: Any, order: int) -> Problem:
     """A pretrained model on a file of items (question, steps, answer), shuffled anew each epoch."""
-    if not config.model or config.data is None:
-        raise TychoError(
-            "own training takes both: a model (folder or hub id) and data (a file of question, steps, answer)"
-        )
     model, tokenizer = small.load(config.model, revision=config.revision or None)
     add_marks(model, tokenizer)
     items = read_items(config.data)

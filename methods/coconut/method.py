@@ -142,11 +142,14 @@ class Coconut(Method):
         return ("analyse",) if arm == "shortcut" else ("train", "evaluate", "analyse")
 
     def needs(self, key: JobKey, config: CoconutConfig) -> dict[str, Need]:
-        own = config.model != "" or config.data is not None
         graphs = key.task in ("graphs", "graphs-verbose", "prosqa", "prosqa-balanced")
-        if own and (graphs or key.task in TASKS):
-            raise TychoError(f"{key.task} is generated for small models: with `model` and `data`, take the task own")
-        if not own and key.task in ("gsm8k", "prontoqa", "own"):
+        if config.model and (graphs or key.task in TASKS):
+            raise TychoError(f"{key.task} is for small models from scratch: with `model` and `data`, take the task own")
+        if config.data is not None and key.task in TASKS:
+            raise TychoError(f"{key.task} is generated and takes no `data`: take the task own, or prosqa")
+        if not (config.model and config.data is not None) and (
+            config.model or key.task in ("gsm8k", "prontoqa", "own")
+        ):
             raise TychoError(f"{key.task} takes the knobs `model` (a folder or hub id) and `data` (a file of items)")
         if key.arm == "shortcut" and not graphs:
             raise TychoError(f"the shortcuts are for graphs in symbols, not for {key.task}")

@@ -22,6 +22,7 @@ from tycho.harness import Options, make_items, measure
 from tycho.jobs import plan
 from tycho.lm import small
 from tycho.tasks import common, graph_text, graphs
+from tycho.tasks import published as tasks_published
 from tycho.worker import run_process
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +243,17 @@ def test_values_are_next_word_probabilities_after_the_thoughts(saved):
     logits = thinker.model(inputs_embeds=torch.cat([vectors, hidden], dim=1)).logits[0, -1]
     nodes = [WORDS[str(node)] for node in range(WORDS.nodes)]
     torch.testing.assert_close(found[1], logits.softmax(dim=0)[nodes], rtol=0, atol=1e-5)
+
+
+def test_published_graphs_train_and_test_by_their_path():
+    file = published_file("prosqa_valid_graph_4_coconut.json")
+    config = Coconut.Config(batch=8, validation_items=5, test_items=9, data=str(file), test_data=str(file))
+    found = problem("prosqa", config, data=1, order=1, init=1)
+    words, items = symbolic_words("prosqa"), tasks_published.read_prosqa(file)
+    test = values.graphs_of(found.test, words)
+    assert len(test) == 9 and test.edge_counts.tolist() == [len(item.edges) for item in items[:9]]
+    assert test.depth.tolist() == [len(item.neighbor_k) - 1 for item in items[:9]]
+    assert set(values.graphs_of(found.batches(0), words).depth.tolist()) <= {3, 4}
 
 
 def test_words_and_symbols_of_prosqa_are_problems_too():
