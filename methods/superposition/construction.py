@@ -123,13 +123,15 @@ def build(embeddings: Tensor, edges: int, constants: Constants = Constants()) ->
     query, key, value = (torch.zeros(d, te, dtype=torch.float64) for _ in range(3))
     output = torch.zeros(te, d, dtype=torch.float64)
     query[content], key[source], value[target], output[:, content] = (identity,) * 4
-    key[content] = torch.outer(u[ROOT], u[ANSWER])
+    key[content] = torch.outer(u[ROOT], u[ANSWER]) + torch.outer(u[START], u[START])
+    # Half of the least score of a match: who finds none looks at <s>, which has nothing to add.
+    bias = 0.5 / (3 * (tokens - len(SPECIAL) + 1)) ** 0.5 * u[START]
     up, down = torch.zeros(d, 2 * tokens, dtype=torch.float64), torch.zeros(2 * tokens, d, dtype=torch.float64)
     for part, columns in enumerate((content, source)):
         up[columns, part * tokens : (part + 1) * tokens] = u.T
         down[part * tokens : (part + 1) * tokens, content] = u
     second = Block(
-        constants.focus * query[None], torch.zeros(1, te, dtype=torch.float64), key, value, output[None],
+        constants.focus * query[None], constants.focus * bias[None], key, value, output[None],
         up, epsilon if constants.second is None else constants.second, down,
     )  # fmt: skip
     return Construction(u, (first, second), size)

@@ -62,7 +62,7 @@ def disturbed(run: Run, task: str, frame: pd.DataFrame) -> None:
             )
             .properties(width=240, height=180)
         )
-    at = means.set_index(["swept", "threshold", "value"]).solved.sort_index()
+    at = means.set_index(["swept", "threshold", "value"]).solved.sort_index().sort_index()
     below = at["dimensions", PAPERS]
     below = below[below.index < 1]
     text = (
