@@ -35,7 +35,9 @@ def run(
     results: Results = "results",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 0,
-    model: Annotated[str, typer.Option(help="Your own model: sets the method's knob `model`.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Your own model: sets the method's knob `model`, and its task `own` if it has one.")
+    ] = "",
     data: Annotated[str, typer.Option(help="Your own data: sets the method's knob `data`.")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A knob as name=value (YAML); may be given again.")
@@ -43,8 +45,11 @@ def run(
 ) -> None:
     """Runs one method without Snakemake, what it needs included, and prints its final metrics."""
     from tycho.jobs import plan
+    from tycho.registry import method as load
     from tycho.worker import run_process
 
+    if (model or data) and not task and "own" in load(method).tasks:
+        task = ["own"]
     change: dict[str, Any] = {"config": _knobs(set_ or [], model=model, data=data)}
     change |= {"arms": arm, "task_arms": None} if arm else {}
     change |= {"tasks": task} if task else {}
