@@ -20,7 +20,29 @@ Results = Annotated[str, typer.Option(help="The folder of all results.")]
 
 
 def main() -> None:
+    own = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    if not own & set(sys.argv[1:2]):
+        add_room_commands()
     start(app)
+
+
+def add_room_commands() -> None:
+    """Adds what rooms offer: the commands of the typer `app` in a room's `cli.py` become Tycho's own.
+
+    Rooms are imported only where the first word is no command of the frame; one that cannot be takes its own commands
+    away, and says so.
+    """
+    from tycho.registry import room_module, rooms
+
+    had = {command.callback for command in app.registered_commands}
+    for name in rooms():
+        try:
+            module = room_module(name, "cli")
+        except Exception as error:
+            print(f"tycho: left out: the commands of {name}: {one_line(error)}", file=sys.stderr)
+            continue
+        if module is not None:
+            app.registered_commands += [c for c in module.app.registered_commands if c.callback not in had]
 
 
 @app.command()
@@ -225,6 +247,40 @@ def lm_eval(context: typer.Context) -> None:
     from tycho.evaluation.shell import run as run_shell
 
     run_shell(context.args)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="A folder, owner/name@revision on the hub, or smollm2.")],
+    tasks: Annotated[
+        list[str],
+        typer.Option(help="Benchmarks apart by commas: gsm8k, math500, gsm-symbolic, piqa, ..., or commonsense."),
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="completion (few-shot, as base models) or chat (template, as post-trained ones).")
+    ] = "completion",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A benchmark's items as TASK=FILE, instead of the hub's; may be given again."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Only the first so many items; 0: all.", min=0)] = 0,
+    max_gen_toks: Annotated[int, typer.Option(help="Tokens an answer may have; 0: the benchmark's.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Prompts at once.", min=1)] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto (what runs fastest), bfloat16, float32 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of sampling, under the protocol chat.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="A folder for scores.json and samples.parquet.")] = None,
+) -> None:
+    """Runs causal LMs through lm-eval on published benchmarks; prints intervals, costs and published numbers beside ours."""
+    from tycho.evaluation.command import evaluate as run_evaluation
+
+    pairs = [pair.partition("=") for pair in data or []]
+    if not all(sign and file for _, sign, file in pairs):
+        raise TychoError("--data takes TASK=FILE")
+    run_evaluation(
+        models, tasks, protocol, data={name: file for name, _, file in pairs}, limit=limit or None, most=max_gen_toks or None,
+        batch=batch_size, device=device, dtype=dtype, seed=seed, output=output,
+    )  # fmt: skip
 
 
 @app.command("new-method")
