@@ -1,0 +1,82 @@
+"""The common ground: means and costs by hand, domination by brute force, one table for all methods."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import ground
+from tycho.config import load_settings
+from tycho.jobs import Plan
+
+ARMS = [("coconut", "cot"), ("coconut", "coconut"), ("token_assorted", "latent"), ("threadweaver", "parallel")]
+
+
+def frame(seeds=3, items=40) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for (method, arm), seed, item in itertools.product(ARMS, range(seeds), range(items)):
+        tokens = {"cot": 20, "coconut": 8, "latent": 12, "parallel": 30}[arm]
+        path = 15 if arm == "parallel" else tokens
+        correct = bool(rng.random() < {"cot": 0.9, "coconut": 0.8, "latent": 0.5, "parallel": 0.9}[arm])
+        rows.append(
+            {"task": "products-verbose", "method": method, "arm": arm, "variant": "", "setting": "", "seed": seed}
+            | {"item": str(item), "split": "test", "correct": correct, "generated_tokens": tokens}
+            | {"sequential_tokens": path, "forward_passes": path + 1, "flops": 1e6 * tokens}
+        )
+    return pd.DataFrame(rows).astype({"generated_tokens": "Int64", "sequential_tokens": "Int64", "flops": "Float64"})
+
+
+@pytest.fixture
+def empty_plan():
+    return Plan(load_settings({"scale": "quick", "only": ["grokking"]}), {}, {}, {})
+
+
+COSTS = pd.DataFrame(
+    {"method": ["coconut"], "arm": ["cot"], "task": ["products-verbose"], "seed": [0], "stage": ["train"], "cpu_seconds": [9.0]}
+)  # fmt: skip
+
+
+def test_rows_are_means_over_items_and_seeds(empty_plan):
+    samples = frame()
+    table = ground.measured(empty_plan, samples, COSTS).set_index("arm")
+    for arm, mine in samples.groupby("arm"):
+        per_seed = mine.groupby("seed").correct.mean()
+        assert table.loc[arm, "mean"] == pytest.approx(per_seed.mean())
+        assert table.loc[arm, "low"] < per_seed.mean() < table.loc[arm, "high"]
+        assert table.loc[arm, "generated_tokens"] == mine.generated_tokens.iloc[0]
+        assert table.loc[arm, "seeds"] == 3
+
+
+def test_domination_is_what_brute_force_finds(empty_plan):
+    rng = np.random.default_rng(1)
+    samples = frame(seeds=1)
+    for axis in ("generated_tokens", "sequential_tokens"):
+        samples[axis] = samples.groupby("arm")[axis].transform(lambda v: int(rng.integers(1, 4)))
+    table = ground.measured(
+        empty_plan, samples.astype({"generated_tokens": "Int64", "sequential_tokens": "Int64"}), COSTS
+    )
+    points = table[["mean", "generated_tokens", "sequential_tokens"]].to_numpy()
+    for i, mine in enumerate(points):
+        beaten = any(
+            o[0] >= mine[0] and (o[1:] <= mine[1:]).all() and (o[0] > mine[0] or (o[1:] < mine[1:]).any())
+            for o in points
+        )
+        assert table.dominated.iloc[i] == beaten
+
+
+def test_the_section_names_every_arm_and_its_source(empty_plan):
+    found = ground.common_ground(empty_plan, frame(), COSTS)
+    (task,) = found["tasks"]
+    assert {(row["method"], row["arm"]) for row in task["rows"]} == set(ARMS)
+    assert all("samples.parquet: method=" in row["source"] for row in task["rows"])
+    assert len(found["figures"]) >= 3 and all("<svg" in str(figure["svg"]) for figure in found["figures"])
+
+
+def test_without_a_second_arm_there_is_no_section(empty_plan):
+    samples = frame()
+    assert ground.common_ground(empty_plan, samples[samples.arm == "cot"], COSTS) is None
+    assert ground.common_ground(empty_plan, samples.assign(task="elsewhere"), COSTS) is None
