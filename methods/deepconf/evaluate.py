@@ -1,0 +1,138 @@
+"""One pool of traces, all rules over it, and the online rule once more on the live engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from methods.deepconf import pools, rules
+from methods.deepconf.live import disagreement, think
+from methods.deepconf.online import MODES, Policy, replay
+from tycho.adapter import Run
+from tycho.engines.local import Local
+
+
+def policy(config) -> Policy:
+    return Policy(warmup=config.warmup, window=config.window, tau=config.tau)
+
+
+def evaluate(run: Run) -> None:
+    config = run.config
+    problem, engine = pools.problem(run), pools.engine(run)
+    settings = pools.settings(config, problem.stop)
+    prompts = problem.items["prompt"].tolist()
+    noise = None
+    asked = [prompt for prompt in prompts for _ in range(config.pool)]
+    if isinstance(engine, Local):
+        import torch
+
+        noise = torch.rand(len(prompts), config.pool, config.most, generator=run.generator("traces"))
+        made = []
+        for start in run.progress(range(0, len(asked), config.rows), "traces"):
+            rows = slice(start, start + config.rows)
+            with engine.stream(asked[rows], settings, noise.flatten(0, 1)[rows]) as stream:
+                for _ in stream:
+                    pass
+            made += stream.completions
+    else:
+        made = engine.complete(asked, settings)
+    run.count(generated_tokens=sum(one.tokens for one in made))
+    failed = [one.error for one in made if one.finish == "error"]
+    run.metric("failed_traces", len(failed))
+    pool = pools.pool(problem, made, config.k)
+    frame = rules.samples(
+        pool,
+        budget=config.budget,
+        resamples=config.resamples,
+        policy=policy(config),
+        windows=[window for window in config.windows if window != config.window],
+        rng=run.rng("orders"),
+    )
+    ballots = frame.groupby(["variant", "setting"]).ballots.mean()
+    for (variant, where), value in ballots.items():
+        run.metric("ballots", value, variant=variant, setting=where)
+    frame = frame.drop(columns="ballots")
+    if config.live:
+        frame = pd.concat([frame, live(run, engine, pool, settings, noise)], ignore_index=True)
+    run.samples(frame)
+    for name, values in rules.auc(pool, config.window).items():
+        if len(values):
+            run.metric("auc", float(values.mean()), variant=name)
+    run.metric("answered", float((pool.codes >= 0).mean()))
+    run.table("confidences", curves(pool, config))
+    if config.keep_traces:
+        traces = pool.traces()  # `tycho deepconf` reads this file
+        run.table("pool", traces.frame.assign(confidences=list(traces.confidences)))
+
+
+def live(run: Run, engine, pool: pools.Pool, settings, noise) -> pd.DataFrame:
+    """The online rule on the engine, for the first questions. In process it draws the pool's own numbers, so that the
+    same traces are written, up to where they are stopped, and its stops can be held against the replay's."""
+    config, few = run.config, min(run.config.live, len(pool.codes))
+    items = pool.problem.items.iloc[:few]
+    rows, replays, unlike, own, traces = [], 0, 0, 0, 0
+    for mode, eta in MODES.items():
+        rule = Policy(eta=eta, warmup=config.warmup, window=config.window, tau=None)
+        told = None if noise is None else noise[:few, : config.budget]
+        done = think(
+            engine, items["prompt"].tolist(), config.budget, settings, rule, pool.problem.find,
+            k=config.k, key=pool.problem.key, noise=told,
+        )  # fmt: skip
+        for place, (item, one) in enumerate(zip(items.itertuples(index=False), done, strict=True)):
+            right = one.answer is not None and pool.problem.right(one.answer, item.target)
+            rows.append(
+                {
+                    "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt, "answer": one.answer or "",
+                    "target": item.target, "correct": right, "score": float(right),
+                    "generated_tokens": one.tokens, "sequential_tokens": one.sequential_tokens,
+                }
+            )  # fmt: skip
+            own += disagreement(one, rule)
+            traces += len(one.stops)
+            if told is not None:
+                confidences, codes = pool.question(place)
+                expected = replay(confidences, codes, np.arange(config.budget)[None], rule)
+                unlike += int((expected.stops[0] != np.array(one.stops)).sum())
+                replays += len(one.stops)
+        run.count(generated_tokens=sum(one.tokens for one in done))
+    # Against the same tokens, and (in process) against the whole traces that the pool has of the same random numbers.
+    run.metric("stops_unlike_replay", own / traces)
+    if replays:
+        run.metric("stops_unlike_pool", unlike / replays)
+    return pd.DataFrame(rows)
+
+
+def curves(pool: pools.Pool, config, questions: int = 3, traces: int = 24) -> pd.DataFrame:
+    """Group confidences over the tokens of some later traces of the first questions that have right and wrong ones."""
+    from methods.deepconf.confidence import paper_measures, score
+    from methods.deepconf.online import threshold
+
+    rows, shown = [], 0
+    for place in range(len(pool.codes)):
+        confidences, codes = pool.question(place)
+        hit = np.append(pool.right[place], False)[codes]
+        if shown == questions or (not 0.2 < hit.mean() < 0.8 and shown + len(pool.codes) - place > questions):
+            continue
+        shown += 1
+        lowest = score(confidences, {"l": paper_measures(config.window)["lowest"]})["l"]
+        if np.isnan(lowest[: config.warmup]).all():
+            continue
+        bar = float(threshold(lowest[: config.warmup], MODES["low"]))
+        for trace in range(config.warmup, min(config.warmup + traces, pool.size)):
+            own = next(iter(confidences.take([trace])))
+            sums = np.cumsum([0.0, *own])
+            if len(own) < config.window:
+                continue
+            means = (sums[config.window :] - sums[: -config.window]) / config.window
+            below = np.flatnonzero(means < bar)
+            stop = int(below[0]) if len(below) else -1
+            rows += [
+                {
+                    "question": f"question {place + 1}", "trace": trace, "token": config.window + step,
+                    "confidence": float(value), "bar": bar, "right": bool(hit[trace]),
+                    "stopped": stop >= 0 and step > stop, "stop": step == stop,
+                }
+                for step, value in enumerate(means)
+            ]  # fmt: skip
+    columns = ["question", "trace", "token", "confidence", "bar", "right", "stopped", "stop"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,173 @@
+"""Pools of traces: where questions come from, which model answers them, and what is kept of each trace."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from methods.deepconf.answers import canonical, codes, equal, finder
+from methods.deepconf.confidence import Floats, Ragged
+from methods.deepconf.live import confidence_of
+from methods.deepconf.tasks import CHAIN, SUMS, trained_task
+from methods.deepconf.traces import Traces
+from tycho.adapter import Run
+from tycho.engines import Completion, Engine, Settings, connect
+from tycho.errors import TychoError
+from tycho.harness import make_items
+
+
+@dataclass
+class Problem:
+    """Questions with their verifier. `find` reads a text's answer, `key` merges spellings, `right` checks."""
+
+    items: pd.DataFrame  # item, prompt, target
+    find: Callable[[str], str | None]
+    key: Callable[[str], str] | None
+    right: Callable[[str, str], bool]
+    stop: tuple[str, ...] = ()
+
+
+@dataclass
+class Pool:
+    """`size` traces of every question, question by question; codes [Q, size] (-1: no answer), `right` [Q] the code of
+    the right answer (-1 where no trace gives it)."""
+
+    problem: Problem
+    size: int
+    confidences: Ragged
+    codes: np.ndarray
+    spelled: list[list[str]]
+    right: list[np.ndarray]
+    texts: list[str]
+
+    def question(self, place: int) -> tuple[Ragged, np.ndarray]:
+        """A question's confidences and codes."""
+        return self.confidences.take(np.arange(place * self.size, (place + 1) * self.size)), self.codes[place]
+
+    def traces(self) -> Traces:
+        """The pool as a trace file holds it."""
+        items = self.problem.items.loc[np.repeat(np.arange(len(self.codes)), self.size)]
+        frame = pd.DataFrame(
+            {
+                "question": items["item"].to_numpy(),
+                "text": self.texts,
+                "answer": [self.problem.find(text) for text in self.texts],
+                "target": items["target"].to_numpy(),
+                "tokens": self.confidences.lengths,
+            }
+        )
+        return Traces(frame, self.confidences)
+
+
+def shape() -> Any:
+    """Seven numbers multiplied mod 19, any two neighbours next."""
+    from tycho.tasks.arithmetic import Shape
+
+    return Shape(modulus=19, groups=1, numbers=7)
+
+
+def problem(run: Run) -> Problem:
+    """The task's questions; the same for all seeds."""
+    task, config = run.key.task, run.config
+    if trained_task(task):
+        return symbolic(config.questions)
+    if task == SUMS:
+        return sums(config.questions)
+    return published(task, config.data, config.questions, config.answers)
+
+
+def symbolic(count: int) -> Problem:
+    from tycho.harness import written_answer
+    from tycho.tasks import arithmetic
+
+    words = arithmetic.vocabulary(shape())
+    made = arithmetic.generate(count, shape(), zlib.crc32(b"deepconf/test"))
+    examples = arithmetic.symbols(made, words, "rewriting")
+    prompts = [
+        words.write(row[:n].tolist()) for row, n in zip(examples.prompt, examples.prompt_length.tolist(), strict=True)
+    ]
+    items = make_items(prompts, [str(answer) for answer in made.answer])
+    return Problem(items, lambda text: written_answer(text) or None, None, str.__eq__)
+
+
+def sums(count: int, shots: int = 4) -> Problem:
+    """Two one-digit numbers added or subtracted (reasoning-gym's chain_sum and its verifier), after solved examples."""
+    import reasoning_gym
+
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    solved = reasoning_gym.create_dataset("chain_sum", size=shots, seed=1, **options)
+    asked = reasoning_gym.create_dataset("chain_sum", size=5 * count, seed=7, **options)
+    lead = "".join(f"Q: {entry['question']}\nA: {entry['answer']}\n\n" for entry in solved)
+    different = list({entry["question"]: entry for entry in asked}.values())[:count]
+    items = make_items([f"{lead}Q: {entry['question']}\nA:" for entry in different], [e["answer"] for e in different])
+    return Problem(
+        items, finder("number"), canonical, lambda answer, target: asked.score_answer(answer, {"answer": target}) >= 1,
+        ("\n",),
+    )  # fmt: skip
+
+
+def published(task: str, source: str, count: int, answers: str) -> Problem:
+    """A JSONL file of `question` and `answer` (or `problem` and `answer`), from a path or the hub."""
+    import json
+
+    from tycho.tasks.published import fetch
+
+    if not source:
+        raise TychoError(
+            f"task {task} needs its questions: set data=FILE.jsonl or data=hub://owner/name@COMMIT/file.jsonl "
+            "(lines with `question` and `answer`; all 40 digits of the commit)"
+        )
+    lines = [line for line in fetch(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        rows = [json.loads(line) for line in lines]
+        pairs = [(str(row.get("question") or row["problem"]), str(row["answer"])) for row in rows][:count]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise TychoError(f"{source} is not JSON lines with `question` and `answer`: {error}") from error
+    items = make_items([question for question, _ in pairs], [answer for _, answer in pairs])
+    return Problem(items, finder(answers), canonical, equal)
+
+
+def engine(run: Run) -> Engine:
+    """The model that answers: the one this job's `model` arm trained, or what the config names."""
+    config, task = run.config, run.key.task
+    if not trained_task(task):
+        source = config.model or ("smollm2" if task == SUMS else "")
+        if not source:
+            raise TychoError(f"task {task} needs a model: set model=URL of a server, a folder, or a hub id")
+        options = {"rows": config.rows} if not source.startswith("http") else {"model": config.served, "chat": True}
+        found = connect(source, device=run.device, revision=config.revision, seed=run.seed("traces"), **options)
+        return found
+    from tycho.engines.local import Local
+    from tycho.lm import small
+    from tycho.tasks import arithmetic
+
+    model, tokenizer = small.load(run.inputs["model"].model, device=run.device)
+    if task == CHAIN:  # only the first place may be merged: all traces of a question meet the same facts
+        words = arithmetic.vocabulary(shape())
+        places = [words[f"@{place}"] for place in range(1, shape().numbers - 1)]
+        model.generation_config.suppress_tokens = places
+    return Local(model.eval(), tokenizer, rows=config.rows, seed=run.seed("traces"))
+
+
+def settings(config: Any, stop: tuple[str, ...]) -> Settings:
+    return Settings(config.most, config.temperature, config.top_k, config.top_p, stop, config.k)
+
+
+def pool(problem: Problem, made: Sequence[Completion], k: int) -> Pool:
+    """What is kept of the completions, `size` a question in the items' order."""
+    size = len(made) // len(problem.items)
+    rows: list[Floats] = [confidence_of(one.top_logprobs, k) if one.tokens else np.zeros(0) for one in made]
+    targets = problem.items["target"].tolist()
+    found, spelled, right = [], [], []
+    for place, target in enumerate(targets):
+        texts = [one.text for one in made[place * size : (place + 1) * size]]
+        own, words = codes(map(problem.find, texts), problem.key)
+        found.append(own)
+        spelled.append(words)
+        right.append(np.array([problem.right(word, target) for word in words], dtype=bool))
+    return Pool(problem, size, Ragged.of(rows), np.stack(found), spelled, right, [one.text for one in made])
