@@ -150,6 +150,38 @@ def test_scale_paper_is_what_the_published_code_trains():
     assert published.TABLE_1["prontoqa"]["no_curriculum"] == (52.4, 9.0)
 
 
+def test_your_own_model_and_data_from_the_shell(tmp_path, monkeypatch, capsys):
+    """`tycho run coconut --model FOLDER --data FILE`, on six sums."""
+    import sys
+
+    from tycho import cli
+
+    items = [
+        {
+            "question": f"Add {n} and 2 and 3.",
+            "steps": [f"<<{n}+2={n + 2}>>", f"<<{n + 2}+3={n + 5}>>"],
+            "answer": str(n + 5),
+        }
+        for n in range(6)
+    ]
+    (tmp_path / "sums.json").write_text(json.dumps(items))
+    model = pretrained(tmp_path / "model", [item["question"] for item in items])
+    knobs = {"steps": 3, "first_steps": 1, "stage_steps": 1, "latent_steps": 2, "batch": 2, "most": 3}
+    knobs |= {"validation_items": 2, "validate_every": 3, "test_items": 2}
+    words = ["run", "coconut", "--model", str(model), "--data", str(tmp_path / "sums.json"), "--arm", "coconut"]
+    words += ["--seeds", "1", "--results", str(tmp_path / "results"), "--device", "cpu"]
+    for name, value in knobs.items():
+        words += ["--set", f"{name}={value}"]
+    monkeypatch.setattr(sys, "argv", ["tycho", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out = capsys.readouterr().out
+    assert not ended.value.code, out
+    assert "accuracy" in out and "own" in out
+    trained = Thinker.load(tmp_path / "results/quick/jobs/coconut/coconut/own/seed0/model")
+    assert trained.thoughts == 2 and trained.marked
+
+
 def test_own_training_says_what_is_missing(tmp_path):
     def planned(**config):
         change = {"tasks": ["own"], "task_arms": None, "arms": ["coconut"], "config": config}
