@@ -182,6 +182,14 @@ def test_your_own_model_and_data_from_the_shell(tmp_path, monkeypatch, capsys):
     assert trained.thoughts == 2 and trained.marked
 
 
+def test_the_large_scales_plan():
+    for scale, jobs in (("standard", 8 * 7 * 5 + 3 * 5 + 1), ("paper", 3 * 7 * 3 + 1)):
+        planned = plan(load_settings({"scale": scale, "only": ["coconut"]}))
+        assert not planned.broken and len(planned.jobs) == jobs
+    needs = {key.task: job.needs for key, job in planned.jobs.items() if key.arm == "coconut"}
+    assert needs["gsm8k"]["start"].key.arm == "cot" and not needs["prontoqa"]
+
+
 def test_own_training_says_what_is_missing(tmp_path):
     def planned(**config):
         change = {"tasks": ["own"], "task_arms": None, "arms": ["coconut"], "config": config}
