@@ -13,7 +13,7 @@ from tycho.adapter import Run
 
 
 def analyse(run: Run) -> None:
-    words = problems(run.key.task).words
+    words = problems(run.key.task, run.config).words
     samples = run.job.record("samples")
     plain = samples[samples.variant == ""]
     reports = [check(text, **RULES) for text in plain.response]

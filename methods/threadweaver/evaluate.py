@@ -13,7 +13,7 @@ from methods.threadweaver.packing import reuse, token_units
 from methods.threadweaver.problems import problems
 from methods.threadweaver.serve import Weaver, delay
 from tycho.adapter import Run
-from tycho.harness import Options, measure, written_answer
+from tycho.harness import Options, measure
 from tycho.lm import small
 
 SHOWN = 8  # test items whose trajectories are kept as traces
@@ -24,7 +24,8 @@ CONVENTIONS = ("", "tags travel", "decoded")
 
 
 def evaluate(run: Run) -> None:
-    config, task = run.config, problems(run.key.task)
+    config = run.config
+    task = problems(run.key.task, config)
     folder = run.inputs["start"].model if config.kind == "none" else run.job.model
     model = small.load(folder, device=run.device)[0].eval()
     weaver = Weaver(model, task.words, config.most, config.closing, "plain" if _plain(run) else "fork")
@@ -32,7 +33,9 @@ def evaluate(run: Run) -> None:
     if config.respawn != "none":
         _respawning(run, weaver, task, options)
     items = task.items(config.test_items, "test")
-    found = measure(weaver, items, task=run.key.task, answer=written_answer, most=config.most, options=options)
+    found = measure(
+        weaver, items, task=run.key.task, answer=task.answer, correct=task.right, most=config.most, options=options
+    )
     run.samples(pd.concat([_counted(found, weaver, name) for name in CONVENTIONS], ignore_index=True))
     run.traces(_traces(weaver, items))
     for name, value in found.attrs["lm_eval"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from tycho.adapter import Arm, Method, MethodConfig, Need, Paper, Run, knob
@@ -50,6 +51,17 @@ class ThreadWeaverConfig(MethodConfig):
     rho: float = knob(0.5, "weight of the speed bonus", ge=0)
     rho_clip: float = knob(0.2, "its ceiling", ge=0)
     wrong: float = knob(0.0, "reward of a wrong answer: 0 (paper) or -1 (released run)")
+    # A pretrained model and files of one's own (task own).
+    model: str = knob("", "a pretrained model to start from, a folder or hub id")
+    revision: str = knob("", "its commit on the hub")
+    data: Path | None = knob(None, "JSON lines to train on: prompt, response (canonical fork-join text), answer")
+    questions: str = knob(
+        "", "test questions: JSON lines, or a data set on the hub; left out: `data`", stage="evaluate"
+    )
+    questions_revision: str = knob("", "the data set's commit on the hub", stage="evaluate")
+    questions_split: str = knob("test", "its split", stage="evaluate")
+    longest: int | None = knob(None, "tokens that a packed trajectory may have", unit="tokens", ge=1)
+    overflow: Literal["refuse", "cut"] = knob("refuse", "what happens to a longer one")
     # Choice of the checkpoint.
     validation_items: int = knob(200, "items that checkpoints are chosen by", unit="items", ge=1)
     validate_every: int = knob(100, "steps between validations", unit="steps", ge=1)
@@ -129,6 +141,7 @@ class ThreadWeaver(Method):
         "products-verbose": "grouped products mod 7, three groups of equal size (common ground)",
         "products-mixed": "one to four groups of two to six numbers: forking does not always pay",
         "products-noisy": "grouped products mod 13 in random order, a third of the facts unsure",
+        "own": "a pretrained model on files of trajectories and questions (knobs `model`, `data`, `questions`)",
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from methods.threadweaver.layout import Piece
+    from methods.threadweaver.packing import Packed
     from methods.threadweaver.words import Words
     from tycho.tasks.arithmetic import Shape
 
+TASKS = ("products-verbose", "products-mixed", "products-noisy", "own")
 MODULUS = 7
 RULES = {"spacing": "canonical", "empty_threads": False}  # of the format: what the records call well-formed
 
@@ -69,6 +71,23 @@ class Products:
         groups = self.shape.step_groups.tolist()
         return lambda step: pieces(stream(step), groups)
 
+    def trees(self, seed: int, batch: int, loss: str = "completion") -> Callable[[int, Any], list[Packed]]:
+        """Packed items by step; `fork` [batch] says which are written with threads where they can be."""
+        from methods.threadweaver.layout import Frame, packed
+
+        stream, frame = self.batches(seed, batch), Frame.of(self.words)
+        return lambda step, fork: [
+            packed(piece, frame, fork=bool(f), loss=loss) for piece, f in zip(stream(step), fork, strict=True)
+        ]
+
+    def answer(self, text: str) -> str:
+        from tycho.harness import written_answer
+
+        return written_answer(text)
+
+    def right(self, answer: str, target: str) -> bool:
+        return answer == target
+
     def questions(self, seed: int, batch: int) -> Callable[[int], list[tuple[str, str]]]:
         """(prompt, target) by step: the same stream without its traces."""
         stream, decode = self.batches(seed, batch), self.words.vocabulary.write
@@ -98,8 +117,8 @@ class Products:
         return harness.make_items(prompts, [str(answer) for answer in drawn.answer])
 
 
-def problems(task: str) -> Any:
-    """The problems of that name."""
+def problems(task: str, config: Any = None) -> Any:
+    """The problems of that name; `own` reads its model and files from the config."""
     from tycho.tasks import common
     from tycho.tasks.arithmetic import Shape
 
@@ -109,4 +128,8 @@ def problems(task: str) -> Any:
         return Products(task, Shape(MODULUS, 4, 6, fewest_groups=1, fewest_numbers=2), 256)
     if task == "products-noisy":
         return Products(task, Shape(13, 3, 5), 256, hard=0.35)
-    raise unknown("task of threadweaver", task, ("products-verbose", "products-mixed", "products-noisy"))
+    if task == "own":
+        from methods.threadweaver.own import Own
+
+        return Own(config)
+    raise unknown("task of threadweaver", task, TASKS)

@@ -14,6 +14,7 @@ from tycho.harness import Completion, Options
 
 if TYPE_CHECKING:
     from methods.threadweaver.engine import Engine, Watch
+    from methods.threadweaver.own import Subwords
     from methods.threadweaver.words import Words
 
 
@@ -29,7 +30,7 @@ class Weaver:
     """
 
     model: Any
-    words: Words
+    words: Words | Subwords
     most: int
     closing: Literal["orchestrator", "model"] = "orchestrator"
     mode: Literal["fork", "plain"] = "fork"
@@ -86,6 +87,34 @@ class Weaver:
         return float(sum(generate_flops(config, len(encode(unit.context)), unit.tokens) for unit in units))
 
 
+@dataclass
+class Remote:
+    """The state machine over any of `tycho.engines`' back ends, as a `Complete`.
+
+    Tokens are those the engine generated: text that the machine puts in is prefilled and has no count here. FLOPs are
+    not known (0).
+    """
+
+    engine: Any
+    closing: Literal["orchestrator", "model"] = "orchestrator"
+    rollouts: list[Rollout] = field(default_factory=list)
+
+    def __call__(self, prompts: list[str], options: Options) -> list[Completion]:
+        from tycho.engines import Settings
+
+        settings = Settings(options.max_gen_toks, options.temperature, options.top_k, options.top_p)
+        ask = self.engine.asked(settings)
+        self.rollouts = weave([p for p in prompts for _ in range(options.n)], ask, closing=self.closing)
+        found = []
+        for rollout in self.rollouts:
+            text = rollout.text
+            for mark in options.until:
+                text = text.partition(mark)[0]
+            made = rollout.generated_tokens
+            found.append(Completion(text, made, rollout.sequential_tokens, made, 0.0))
+        return found
+
+
 def discarded(rollout: Rollout) -> dict[tuple[int, int], int]:
     """Tokens of thrown-away attempts by (block, thread)."""
     last = {(unit.block, unit.thread): unit.attempt for unit in rollout.units if unit.kind == "thread"}
@@ -120,9 +149,14 @@ def load(
     window: int = 8,
     k: int = 5,
     respawns: int = 1,
-) -> Weaver:
-    """A folder that this room trained. `bar`: threads of lower group confidence are stopped and started again."""
+    model: str = "",
+) -> Weaver | Remote:
+    """A folder that this room trained, or the URL of a server with a model that speaks this format (`model`: its name).
+
+    `bar`: threads of lower group confidence are stopped and started again (in process only).
+    """
     from methods.threadweaver.engine import Watch
+    from methods.threadweaver.own import Subwords
     from methods.threadweaver.words import Words
     from tycho.errors import TychoError, unknown
     from tycho.lm import small
@@ -130,12 +164,16 @@ def load(
     for name, value, known in (("closing", closing, ("orchestrator", "model")), ("mode", mode, ("fork", "plain"))):
         if value not in known:
             raise unknown(name, value, known)
-    model, tokenizer = small.load(Path(pretrained) if Path(pretrained).is_dir() else pretrained, device=device)
-    words = Words.of(tokenizer)
-    if "<Thread>" not in words.ids:
+    if pretrained.startswith(("http://", "https://")):
+        from tycho.engines import connect
+
+        return Remote(connect(pretrained, model=model), closing)
+    net, tokenizer = small.load(Path(pretrained) if Path(pretrained).is_dir() else pretrained, device=device)
+    if "<Thread>" not in tokenizer.get_vocab():
         raise TychoError(f"{pretrained} has no <Thread> in its vocabulary: it was not trained on trajectories")
+    words = Words.of(tokenizer) if "<Conclusion>" not in tokenizer.get_vocab() else Subwords(tokenizer)
     watch = None if bar is None else Watch(float(bar), int(window), int(k))
-    return Weaver(model.eval(), words, int(most), closing, mode, watch, int(respawns) if watch else 0)
+    return Weaver(net.eval(), words, int(most), closing, mode, watch, int(respawns) if watch else 0)
 
 
 def _aborted(reply: Reply) -> bool:

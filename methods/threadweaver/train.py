@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from methods.threadweaver import grpo, packing
-from methods.threadweaver.layout import Frame, Piece, packed
 from methods.threadweaver.metrics import critical_path
 from methods.threadweaver.orchestrator import Rollout
 from methods.threadweaver.packing import Packed
@@ -23,18 +22,18 @@ from methods.threadweaver.selftrain import keep
 from methods.threadweaver.serve import Weaver
 from methods.threadweaver.words import Words
 from tycho.adapter import Run
-from tycho.harness import Options, written_answer
+from tycho.harness import Options
 from tycho.lm import small
 from tycho.lm.flops import training_flops
 from tycho.lm.training import Recipe, Trainer
 
 
 def train(run: Run) -> None:
-    config, task = run.config, problems(run.key.task)
+    config, task = run.config, problems(run.key.task, run.config)
     model = _start(run, task).to(run.device)
     counted = {"problems": 0.0, "tokens": 0.0, "flops": 0.0}
     if config.kind == "rl":
-        batches, loss = prompts(run, task), PolicyGradient(run, task.words, counted)
+        batches, loss = prompts(run, task), PolicyGradient(run, task, counted)
         recipe = Recipe(
             config.rl_steps, config.rl_rate, config.rl_warmup, "constant", weight_decay=0.0, betas=(0.9, 0.95)
         )
@@ -53,7 +52,7 @@ def train(run: Run) -> None:
         batches or (lambda step: None),
         loss,
         recipe,
-        validate=None if config.kind == "rl" else lambda _: accuracy(weaver, validation),
+        validate=None if config.kind == "rl" else lambda _: accuracy(weaver, task, validation),
         validate_every=config.validate_every,
     )
     perfect, restored = 0, run.restore()
@@ -91,18 +90,15 @@ def _start(run: Run, task: Any) -> nn.Module:
 
 def teacher(run: Run, task: Any, model: nn.Module, counted: dict[str, float]) -> Callable[[int], Packed]:
     """Batches of new problems by step, written as the arm's form asks. Arms that go on from another see new ones."""
-    config, frame = run.config, Frame.of(task.words)
-    stream = task.batches(run.seed("data"), config.batch)
+    config = run.config
+    stream = task.trees(run.seed("data"), config.batch)
     first, _ = span(config)
 
     def at(step: int) -> Packed:
-        items: list[Piece] = stream(first + step)
         rng = np.random.default_rng([run.seed("order"), first + step])
-        forks = (rng.random(len(items)) < config.forked) & (config.form == "fork")
-        trees = [
-            packed(piece, frame, fork=bool(fork), loss=config.loss) for piece, fork in zip(items, forks, strict=True)
-        ]
-        count(counted, model, trees, len(items))
+        forks = (rng.random(config.batch) < config.forked) & (config.form == "fork")
+        trees = stream(first + step, forks)
+        count(counted, model, trees, len(trees))
         return packing.batch(trees, task.words.vocabulary.pad)
 
     return at
@@ -134,10 +130,10 @@ def on(rows: Packed, model: nn.Module) -> Packed:
     return rows if rows.tokens.device == device else Packed(*(field.to(device) for field in rows))
 
 
-def accuracy(weaver: Weaver, items: Any) -> float:
+def accuracy(weaver: Weaver, task: Any, items: Any) -> float:
     """Share of greedy trajectories with the right answer."""
     rollouts = weaver.roll(list(items.prompt), Options())
-    return float(np.mean([written_answer(r.text) == t for r, t in zip(rollouts, items.target, strict=True)]))
+    return float(np.mean([task.right(task.answer(r.text), t) for r, t in zip(rollouts, items.target, strict=True)]))
 
 
 # --- on the model's own trajectories ---------------------------------------------------------------------------------
@@ -158,7 +154,7 @@ def own_rollouts(run: Run, task: Any, model: nn.Module, counted: dict[str, float
     asked = prompts(run, task, 1 << 21, config.self_prompts)(0)
     weaver = Weaver(model.eval(), task.words, config.most, config.closing)
     rollouts = weaver.roll([prompt for prompt, _ in asked], Options(temperature=1.0, seed=run.seed("self")))
-    right = [written_answer(r.text) == target for r, (_, target) in zip(rollouts, asked, strict=True)]
+    right = [task.right(task.answer(r.text), target) for r, (_, target) in zip(rollouts, asked, strict=True)]
     found = keep([rollout.text for rollout in rollouts], right, **RULES)
     for name, count in found.counts.items():
         run.metric("rollouts", count, variant=name)
@@ -195,8 +191,8 @@ def span(config: Any) -> tuple[int, int]:
 class PolicyGradient:
     """P-GRPO: rollouts of each prompt by the present model, rewards, advantages, and one on-policy step."""
 
-    def __init__(self, run: Run, words: Words, counted: dict[str, float]) -> None:
-        self.config, self.words, self.counted = run.config, words, counted
+    def __init__(self, run: Run, task: Any, counted: dict[str, float]) -> None:
+        self.config, self.task, self.words, self.counted = run.config, task, task.words, counted
         self.seed = run.seed("rollouts")
         self.logged: dict[str, float] = {}
 
@@ -206,7 +202,9 @@ class PolicyGradient:
         seed = int(np.random.default_rng([self.seed, int(self.counted["problems"])]).integers(1 << 60))
         each = [pair for pair in asked for _ in range(config.rl_rollouts)]
         rollouts = weaver.roll([prompt for prompt, _ in each], Options(temperature=1.0, seed=seed))
-        right = torch.tensor([written_answer(r.text) == t for r, (_, t) in zip(rollouts, each, strict=True)])
+        right = torch.tensor(
+            [self.task.right(self.task.answer(r.text), t) for r, (_, t) in zip(rollouts, each, strict=True)]
+        )
         paths = [critical_path(self.words.encode(rollout.text), self.words.tags) for rollout in rollouts]
         total, longest = (
             torch.tensor([getattr(path, name) for path in paths]).float() for name in ("total", "longest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from trajectories import soup
 
 from methods.deepconf.answers import boxed
+from methods.threadweaver.annotate import run, served
 from methods.threadweaver.annotation import (
     Cut,
     Trajectory,
@@ -25,6 +27,8 @@ from methods.threadweaver.annotation import (
 )
 from methods.threadweaver.format import is_correct
 from methods.threadweaver.orchestrator import units_of
+from methods.threadweaver.own import read_rows
+from tycho.errors import TychoError
 
 LINES = [
     "We need the products of both groups.\n",
@@ -163,3 +167,53 @@ def test_no_reply_raises_and_nothing_badly_formed_is_kept(data: st.DataObject, l
     )
     found = annotate([SOURCE] * 2, lambda prompts: [data.draw(reply) for _ in prompts], least_saved=least)
     assert all(is_correct(made.response, spacing="canonical", need_block=True) for made in found.kept)
+
+
+def test_a_run_that_breaks_off_goes_on_behind_what_is_there(tmp_path) -> None:
+    rows = [{"prompt": f"p{n}", "response": SOURCE.response, "answer": "720"} for n in range(3)]
+    out, ask = tmp_path / "out.jsonl", Annotator()
+
+    def breaks(prompts):
+        if len(ask.asked) >= 3:
+            raise TychoError("server gone")
+        return ask(prompts)
+
+    with pytest.raises(TychoError, match="server gone"):
+        run(rows, out, breaks, least_saved=20, batch=2)
+    assert len(out.read_text().splitlines()) == 2
+    assert not run(rows, out, Annotator(), least_saved=20, batch=2)
+    made = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["prompt"] for row in made] == ["p0", "p1", "p2"] and made[0]["answer"] == "720"
+    assert read_rows(out)[0]["response"].startswith("We need")
+    assert not run(rows, out, breaks, least_saved=20, batch=2)  # all done: nothing is asked
+
+
+def test_a_server_annotates_too(tmp_path) -> None:
+    """Over a real socket: an HTTP server that streams the annotator's replies as vLLM does."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    script = Annotator()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/v1/chat/completions" and body["model"] == "big"
+            text = script.reply(body["messages"][0]["content"])
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for choice in ({"delta": {"content": text}}, {"delta": {}, "finish_reason": "stop"}):
+                self.wfile.write(f"data: {json.dumps({'choices': [{'index': 0, **choice}]})}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        ask = served(f"http://127.0.0.1:{server.server_address[1]}/v1", "big", 500)
+        found = annotate([SOURCE], ask, least_saved=20, answer=boxed)
+    finally:
+        server.shutdown()
+    assert len(found.kept) == 1 and not found.left_out
