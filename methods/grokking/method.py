@@ -27,8 +27,18 @@ class GrokkingConfig(MethodConfig):
     snapshots: list[int] = knob(
         [0, 10, 25, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400], "epochs whose weights are kept for the meters"
     )
+    sweep: dict[str, list[float | str]] = knob(
+        {},
+        "knobs that are swept, every combination a network; besides this config's own names `ratio`: train size r·M·ln M",
+    )
+    width_ratio: float = knob(0.0, "width as a multiple of the group's order M; 0: `width`", ge=0)
     late: int = knob(100, "epoch from which the back-propagated gradient is compared", unit="epochs", stage="analyse")
     starts: int = knob(100, "random starts of the energy ascent", stage="analyse")
+
+
+SWEEP = {"width": 512, "train_pairs": 317, "epochs": 4000, "evaluate_every": 50, "snapshots": []}
+RATIOS = [1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0]
+BOUNDARY = SWEEP | {"learning_rate": 1e-3, "sweep": {"ratio": RATIOS}}
 
 
 class Grokking(Method):
@@ -49,14 +59,57 @@ class Grokking(Method):
         "no_weight_decay_narrow": Arm(
             "without weight decay at a quarter of the width", role="control", config={"width": 512, "weight_decay": 0.0}
         ),
+        "boundary": Arm(
+            "sweep of the train size at a width of 16 M: where does the network start to generalise?",
+            config=BOUNDARY | {"width_ratio": 16.0},
+        ),
+        "narrow_boundary": Arm("the same at a width of 4 M", role="control", config=BOUNDARY | {"width_ratio": 4.0}),
+        "decay_sweep": Arm(
+            "sweep of the weight decay",
+            config=SWEEP | {"sweep": {"weight_decay": [3e-5, 1e-4, 2e-4, 5e-4, 1e-3]}},
+        ),
+        "rate_sweep": Arm(
+            "sweep of the learning rate just above the boundary",
+            config=SWEEP | {"width": 1024, "sweep": {"learning_rate": [5e-4, 2e-3, 5e-3, 2e-2], "ratio": [2.5]}},
+        ),
+        "zero_init": Arm(
+            "output layer started at zero or as usual, few data",
+            config=SWEEP
+            | {"learning_rate": 5e-3, "weight_decay": 5e-5, "sweep": {"output_scale": [0.0, 1.0], "ratio": [3.0]}},
+        ),
+        "optimisers": Arm(
+            "Adam, AdamW and Muon with one learning rate, at twice as many nodes as elements",
+            config=SWEEP
+            | {
+                "width_ratio": 2.0,
+                "learning_rate": 5e-3,
+                "weight_decay": 5e-5,
+                "sweep": {"optimiser": ["adam", "adamw", "muon"]},
+            },
+        ),
+        "activations": Arm(
+            "the square and other activations", config=SWEEP | {"sweep": {"activation": ["square", "relu", "silu"]}}
+        ),
         "closed_forms": Arm("the paper's formulas against independent computation; nothing is trained"),
     }
-    tasks = {"z23": "addition modulo 23", "z71": "addition modulo 71 (Figure 3)"}
+    tasks = {
+        **{f"z{m}": f"addition modulo {m}" for m in (11, 13, 17, 19, 29, 31, 41, 53, 97)},
+        "z4xz7": "the product group Z4 x Z7",
+        "d11": "the dihedral group of order 22, not Abelian",
+        "z23": "addition modulo 23",
+        "z71": "addition modulo 71 (Figure 3)",
+    }
 
     def stages(self, arm: str) -> tuple[str, ...]:
+        if self.arms[arm].config.get("sweep"):
+            return ("train",)
         return ("analyse",) if arm == "closed_forms" else ("train", "evaluate", "analyse")
 
     def train(self, run: Run) -> None:
+        if run.config.sweep:
+            from methods.grokking.sweep import sweep
+
+            return sweep(run)
         from safetensors.torch import save_file
 
         from methods.grokking import network, training
