@@ -75,7 +75,7 @@ def run(
     change: dict[str, Any] = {"config": _knobs(set_ or [], model=model, data=data)}
     change |= {"arms": arm, "task_arms": None} if arm else {}
     change |= {"tasks": task} if task else {}
-    change |= {"seeds": _seeds(seeds)} if seeds else {}
+    change |= {"seeds": _seeds(seeds), "task_seeds": None} if seeds else {}
     given: dict[str, Any] = {"scale": scale, "results": results, "only": [method], "methods": {method: change}}
     given |= {"device": device} if device else {}
     given |= {"threads": threads} if threads else {}

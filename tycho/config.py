@@ -38,6 +38,9 @@ class MethodPlan(Strict):
     task_arms: dict[str, list[str]] | None = Field(
         None, description="Arms by task, for tasks that do not run those of `arms`."
     )
+    task_seeds: dict[str, list[int]] | None = Field(
+        None, description="Seeds by task, for tasks that do not run those of `seeds`."
+    )
     seeds: int | list[int] = Field(1, description="A number n for seeds 0 to n-1, or the seeds themselves.")
     config: dict[str, Any] = Field({}, description="Knobs for all arms.")
     arm_config: dict[str, dict[str, Any]] = Field({}, description="Knobs by arm.")
@@ -119,7 +122,11 @@ def method_plan(name: str, settings: Settings) -> MethodPlan | None:
     by_task = [arm for arms in (plan.task_arms or {}).values() for arm in arms]
     for kind, chosen, known in (
         ("arm", [*(plan.arms or []), *plan.arm_config, *by_task], method.arms),
-        ("task", [*(plan.tasks or []), *plan.task_config, *(plan.task_arms or {})], method.tasks),
+        (
+            "task",
+            [*(plan.tasks or []), *plan.task_config, *(plan.task_arms or {}), *(plan.task_seeds or {})],
+            method.tasks,
+        ),
     ):
         for item in chosen:
             if item not in known:

@@ -168,7 +168,11 @@ def chosen_keys(method: Method, chosen: MethodPlan, scale: str) -> list[JobKey]:
         arms = [arm for arm, about in method.arms.items() if about.role != "ingredient"]
     tasks = list(method.tasks) if chosen.tasks is None else chosen.tasks
     pairs = [(arm, task) for task in tasks for arm in (chosen.task_arms or {}).get(task, arms)]
-    return [JobKey(scale, method.name, arm, task, seed) for arm, task in pairs for seed in chosen.seeds]
+    return [
+        JobKey(scale, method.name, arm, task, seed)
+        for arm, task in pairs
+        for seed in (chosen.task_seeds or {}).get(task, chosen.seeds)
+    ]
 
 
 class _Builder:

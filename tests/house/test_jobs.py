@@ -73,6 +73,12 @@ def test_a_task_may_have_arms_of_its_own(rooms):
     assert {key.arm for key in planned(task_arms=None).jobs} == {"plain", "tuned"}
 
 
+def test_a_task_may_have_seeds_of_its_own(rooms):
+    rooms.write("toy", scales="smoke: {seeds: 3, task_seeds: {t: [1]}}")
+    assert {key.seed for key in planned().jobs} == {1}
+    assert {key.seed for key in planned(task_seeds=None).jobs} == {0, 1, 2}
+
+
 def test_needs_are_edges(toy):
     found = planned()
     by_arm = {process.arm: process for process in found.processes}
