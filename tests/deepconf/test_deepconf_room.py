@@ -1,0 +1,235 @@
+"""The room: rules over a pool against one question by hand, the shell command, the lm-eval model, the paper's settings."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from methods.deepconf import pools, rules
+from methods.deepconf.analyse import dominated, summary
+from methods.deepconf.confidence import Ragged, paper_measures, score
+from methods.deepconf.online import Policy, replay
+from methods.deepconf.reanalyse import reanalyse, summarise
+from methods.deepconf.traces import Traces, read_traces, write_traces
+from methods.deepconf.voting import paper_rules, vote_all
+from tycho.engines import Completion
+from tycho.errors import TychoError
+from tycho.harness import make_items
+from tycho.sources import ROOT
+
+
+def made_pool(questions: int = 4, size: int = 24, seed: int = 0) -> pools.Pool:
+    """Traces whose confidence tells right from wrong."""
+    rng = np.random.default_rng(seed)
+    items = make_items([f"question {i}" for i in range(questions)], [str(i) for i in range(questions)])
+    problem = pools.Problem(items, lambda text: text.strip() or None, None, str.__eq__)
+    completions = []
+    for place in range(questions):
+        for _ in range(size):
+            right = rng.random() < 0.4
+            answer = str(place) if right else str(rng.choice([place + 1, place + 2]))
+            length = int(rng.integers(4, 12))
+            tops = -np.sort(rng.exponential(2.0 + right, (length, 3)), axis=1)
+            text = answer if rng.random() < 0.9 else ""
+            completions.append(Completion(text, length, "eos", (), tops))
+    return pools.pool(problem, completions, k=3)
+
+
+def test_rules_are_the_mathematics_question_by_question():
+    pool = made_pool()
+    policy = Policy(warmup=4, window=3)
+    frame = rules.samples(pool, budget=16, resamples=5, policy=policy, windows=[1], rng=np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    for place, item in enumerate(pool.problem.items.item):
+        confidences, codes = pool.question(place)
+        order = rules.orders(rng, 5, 16, pool.size)
+        mine = frame[(frame.item == item) & (frame.setting == "")].set_index("variant")
+        right = np.append(pool.right[place], False)
+        scores = {n: s[order] for n, s in score(confidences, paper_measures(3)).items()}
+        for name, outcome in vote_all(codes[order], scores, paper_rules(list(scores))).items():
+            assert mine.loc[name, "score"] == right[outcome.answer].mean()
+            assert mine.loc[name, "generated_tokens"] == round(confidences.lengths[order].sum(axis=1).mean())
+        low = replay(confidences, codes, order, Policy(warmup=4, window=3, eta=10, tau=None))
+        assert mine.loc["low", "score"] == right[low.outcome.answer].mean()
+        assert (
+            mine.loc["low", "generated_tokens"] == round(low.tokens.mean()) <= mine.loc["majority", "generated_tokens"]
+        )
+        for ending in ("", "+tau"):
+            assert mine.loc[f"random-stop{ending}", "generated_tokens"] == mine.loc[f"low{ending}", "generated_tokens"]
+        list(rules.online(confidences, codes, order, policy, rng))  # the same draws, for the next question
+    assert set(frame.setting) == {"", "window=1"}
+    assert (frame.sequential_tokens.dropna() <= frame.generated_tokens[frame.sequential_tokens.notna()]).all()
+
+
+def test_auc_is_the_chance_that_a_right_trace_scores_higher():
+    pool = made_pool(questions=3)
+    found = rules.auc(pool, window=3)
+    for name in rules.AUC:
+        values, expected = score(pool.confidences, {"m": paper_measures(3)[name]})["m"], []
+        for place in range(3):
+            rows = range(place * pool.size, (place + 1) * pool.size)
+            hit = [(values[r], pool.right[place][c]) for r, c in zip(rows, pool.codes[place], strict=True) if c >= 0]
+            pairs = [(a > b) + (a == b) / 2 for a, x in hit if x for b, y in hit if not y]
+            expected.append(np.mean(pairs))
+        assert np.allclose(found[name], expected)
+    assert found["mean"].mean() > 0.7
+
+
+def test_dominated_rules():
+    table = pd.DataFrame({"tokens": [10, 20, 20, 5], "accuracy": [0.5, 0.6, 0.5, 0.5]})
+    assert dominated(table).tolist() == [True, False, True, False]
+
+
+def test_summary_counts_tokens_against_the_majority():
+    rows = [("majority", 100, 1.0), ("majority", 300, 0.0), ("low", 100, 1.0), ("low", 100, 0.5)]
+    frame = pd.DataFrame(rows, columns=["variant", "generated_tokens", "score"])
+    frame = frame.assign(setting="", item=["a", "b"] * 2, sequential_tokens=1)
+    found = summary(frame).set_index("rule")
+    assert found.loc["low", "saved"] == 0.5 and found.loc["low", "accuracy"] == 0.75
+
+
+def test_symbolic_questions_have_their_true_products_as_targets():
+    problem = pools.symbolic(20)
+    for item in problem.items.itertuples():
+        numbers = [int(word) for word in item.prompt.removesuffix(" =").split()]
+        assert len(numbers) == 7 and int(item.target) == np.prod(numbers) % 19
+    assert problem.find("@0 3 ; [A] 6") == "6" and problem.find("@0 3 ;") is None
+
+
+def test_sums_are_verified_by_reasoning_gym():
+    problem = pools.sums(30)
+    assert len(problem.items) == 30 == problem.items.prompt.nunique()
+    for item in problem.items.itertuples():
+        question = item.prompt.rsplit("Q: ", 1)[1].split("\n")[0]
+        left, sign, right = question.removesuffix(" =").rsplit(": ", 1)[1].split()
+        assert int(item.target) == int(left) + (1 if sign == "+" else -1) * int(right)
+        assert problem.right(item.target, item.target) and not problem.right("99", item.target)
+    assert problem.find(" -3") == "-3"
+
+
+def test_published_sets_are_files_or_commits(tmp_path):
+    with pytest.raises(TychoError, match="task aime25 needs its questions: set data="):
+        pools.published("aime25", "", 5, "boxed")
+    with pytest.raises(TychoError, match="40 digits"):
+        pools.published("aime25", "hub://owner/name@main/x.jsonl", 5, "boxed")
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"question": "1+1?", "answer": 2}) + "\n" + json.dumps({"problem": "?", "answer": "70"}))
+    problem = pools.published("aime25", str(path), 5, "boxed")
+    assert problem.items.target.tolist() == ["2", "70"]
+    assert problem.find(r"so \boxed{70}") == "70" and problem.right("70.0", "70")
+    path.write_text("{broken")
+    with pytest.raises(TychoError, match="is not JSON lines"):
+        pools.published("aime25", str(path), 5, "boxed")
+
+
+def test_scale_paper_is_the_papers():
+    """K = B = 512 from a pool of 4096, 64 resamples; window, warm-up, tau and k of Algorithm 2; the public sampling settings."""
+    plan = yaml.safe_load((ROOT / "methods/deepconf/scales.yaml").read_text())["paper"]
+    expected = {
+        "budget": 512, "pool": 4096, "resamples": 64, "window": 2048, "warmup": 16, "tau": 0.95, "k": 20,
+        "temperature": 0.6, "top_p": 0.95, "top_k": 0, "most": 64000,
+        "served": "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B",
+    }  # fmt: skip
+    assert {name: plan["config"][name] for name in expected} == expected
+    assert plan["tasks"] == ["aime24", "aime25", "brumo25", "hmmt25", "gpqa"]
+
+
+@pytest.fixture
+def trace_file(tmp_path):
+    path = tmp_path / "traces.parquet"
+    write_traces(path, made_pool().traces())
+    return path
+
+
+def test_saved_traces_are_re_analysed_without_a_model(trace_file):
+    found = reanalyse(read_traces(trace_file, warmup=4), Policy(warmup=4, window=3), resamples=6, merge=False)
+    table = summarise(found).set_index("rule")
+    assert {"majority", "lowest@10", "low+tau", "high", "consensus-only", "random-stop"} <= set(table.index)
+    assert (table.questions == 4).all() and table.loc["majority", "saved"] == 0 < table.loc["low", "saved"]
+    assert (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
+
+
+def test_traces_without_log_probs_still_vote():
+    frame = pd.DataFrame({"question": "q", "text": None, "answer": ["1", "2", "2"], "target": "2", "tokens": [5, 6, 7]})
+    found = reanalyse(Traces(frame, Ragged.of([[], [], []])), Policy(warmup=1), resamples=3, merge=True)
+    table = found.set_index("rule")
+    assert table.loc["majority", "answer"] == "2" and table.loc["majority", "right"] == 1
+    assert table.loc["majority", "tokens"] == 18 and "low" not in table.index
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    import sys
+
+    from tycho import cli
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["tycho", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def test_the_shell_command(shell, trace_file, tmp_path):
+    code, out, err = shell("deepconf", trace_file, "--warmup", 4, "--window", 3, "--output", tmp_path / "out.csv")
+    assert code == 0, err
+    assert "consensus-only" in out and "95 %" in out and "low+tau" in out
+    assert set(pd.read_csv(tmp_path / "out.csv").question) == set(made_pool().problem.items.item)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["missing.parquet"], "is not a file"),
+        (["traces.csv"], "unknown kind of trace file"),
+        (["T", "--answers", "boxt"], "unknown answer format 'boxt': did you mean 'boxed'?"),
+        (["T", "--tau", "2"], "--tau in (0, 1]"),
+        (["T", "--output", "table.txt"], "--output writes .parquet or .csv"),
+    ],
+)
+def test_bad_input_is_one_line(shell, trace_file, words, says):
+    code, _, err = shell("deepconf", *[trace_file if word == "T" else word for word in words])
+    lines = [line for line in err.splitlines() if line.startswith("tycho: ")]
+    assert code == 1 and len(lines) == 1 and says in lines[0] and "Traceback" not in err
+
+
+def test_what_is_wrong_with_some_traces_is_said_and_the_rest_is_used(shell, tmp_path):
+    rows = [{"question": "q", "answer": str(i % 2), "target": "1", "confidences": [3.0] * 4} for i in range(6)]
+    rows += [
+        {"question": "q", "answer": "1"},
+        {"question": "q", "answer": "1", "confidences": [float("nan")]},
+        {"question": "q", "text": ""},
+    ]
+    path = tmp_path / "traces.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n{cut off")
+    code, out, err = shell("deepconf", path, "--warmup", 2, "--window", 2)
+    assert code == 0 and "majority" in out
+    for says in ("no log-probs", "NaN or infinite", "are empty", "not JSON objects"):
+        assert says in err
+    assert all(line.startswith("note: ") for line in err.splitlines())
+
+
+def test_it_is_an_lm_eval_model(tmp_path):
+    """Through lm-eval itself: documents answered by many traces, the cost of all of them in the sample."""
+    from methods.deepconf import serve
+    from tycho.harness import measure, written_answer
+    from tycho.lm import small
+    from tycho.tasks import arithmetic
+
+    words = arithmetic.vocabulary(pools.shape())
+    small.save(small.build(words, layers=1, width=16, context=64), words.tokenizer(), tmp_path / "model")
+    complete = serve.load(str(tmp_path / "model"), budget=6, warmup=3, window=2, wave=2, answers="last_line")
+    frame = measure(
+        complete, pools.symbolic(3).items, task="products", answer=lambda text: written_answer(text) or text, most=8
+    )
+    assert len(frame) == 3 and (frame.generated_tokens > 6).all() and (frame.flops > 0).all()
+    assert (frame.sequential_tokens <= 16).all() and frame.attrs["lm_eval"]
+    with pytest.raises(TychoError, match="unknown mode 'lo'"):
+        serve.load(str(tmp_path / "model"), mode="lo")
