@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from methods.superposition.figures import probe_figures
 from tycho.adapter import Run
 
 PAPERS, HIGHER = "paper's threshold", "higher threshold"
@@ -17,6 +18,7 @@ def synthesise(run: Run) -> None:
         by_thoughts(run, task, pd.concat([view.table("by-thoughts") for view in views]))
         disturbed(run, task, pd.concat([view.table("disturbed") for view in views]))
         example(run, task, views[0].table("example"))
+    probe_figures(run)
 
 
 def by_thoughts(run: Run, task: str, frame: pd.DataFrame) -> None:

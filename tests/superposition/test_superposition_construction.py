@@ -59,7 +59,7 @@ def test_generated_graphs(make):
 def test_published_graphs():
     some = published.graphs_of(published.read_prosqa(DATA / "prosqa_valid_graph_4_coconut.json"))
     assert len(some) == 257
-    check(some)
+    check(some.select(slice(None, None, 3)))
 
 
 @given(seed=st.integers(0, 10**6), nodes=st.integers(4, 12))

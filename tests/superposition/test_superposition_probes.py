@@ -1,0 +1,143 @@
+"""Groups against walks written out, probes against one item at a time, labels of the breadth-first arm, the swap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from methods.coconut.data import problem
+from methods.coconut.model import Thinker
+from methods.coconut.values import graphs_of
+from methods.superposition import probes, train
+from methods.superposition.method import Superposition
+from tycho.config import MethodPlan, job_config
+from tycho.lm.examples import IGNORED
+from tycho.tasks import common, graphs
+
+GROUND = common.ground("graphs")
+
+
+def thinker(tied: bool = True) -> Thinker:
+    return Thinker(GROUND.base(3, tied=tied).eval(), GROUND.words.tokenizer(), "thoughts", 3, False)
+
+
+def walks(edges: list[tuple[int, int]], root: int, k: int) -> set[int]:
+    ends = {root}
+    for _ in range(k):
+        ends = {target for source, target in edges if source in ends}
+    return ends
+
+
+@pytest.mark.parametrize("make", [graphs.layered, graphs.published])
+def test_groups_of_nodes_and_edges(make):
+    some = make(12, 5)
+    source, target = np.moveaxis(some.edges, 2, 0)
+    for k in (1, 2, 3):
+        nodes, edges_in = probes.node_classes(some, k), probes.edge_classes(some, k, source, target)
+        for item in range(len(some)):
+            edges = [tuple(edge) for edge in some.edges[item].tolist() if edge[0] >= 0]
+            paths = some.shortest_paths(item)
+            named = {node for edge in edges for node in edge}
+            reached = set().union(*(walks(edges, int(some.root[item]), j) for j in range(k + 1)))
+            frontier = walks(edges, int(some.root[item]), k)
+            optimal = {path[k] for path in paths if k < len(path)}
+            wanted = (named - reached, reached, frontier, optimal, reached - frontier, frontier - optimal)
+            for name, group in zip(probes.CLASSES, wanted, strict=True):
+                assert set(np.nonzero(nodes[name][item])[0]) == group & named, (k, name)
+            before = set().union(*(walks(edges, int(some.root[item]), j) for j in range(k)))
+            last = walks(edges, int(some.root[item]), k - 1)
+            best = {(path[k - 1], path[k]) for path in paths if k < len(path)}
+            inside = [edge for edge in edges if edge[0] in before]
+            newest = [edge for edge in inside if edge[0] in last]
+            groups = (
+                set(edges) - set(inside), set(inside), set(newest), best, set(inside) - set(newest), set(newest) - best,
+            )  # fmt: skip
+            for name, group in zip(probes.CLASSES, groups, strict=True):
+                assert {edges[slot] for slot in np.nonzero(edges_in[name][item])[0]} == group, (k, name)
+
+
+def test_probes_of_a_batch_are_those_of_its_items():
+    examples, model = GROUND.held_out(5, "test"), thinker()
+    found = probes.probe(model, examples, GROUND.words)
+    embedding = model.model.get_input_embeddings()
+    for item in range(5):
+        one = examples.select(slice(item, item + 1))
+        prompt = one.prompt[0, : one.prompt_length[0]]
+        inputs = embedding(prompt)[None]
+        for k in range(3):  # without a cache, by hand
+            out = model.model(inputs_embeds=inputs, output_hidden_states=True, output_attentions=True)
+            thought = out.hidden_states[-1][0, -1]
+            assert torch.allclose(found.thoughts[item, k], thought, atol=1e-5)
+            attention = out.attentions[-1][0, :, -1].sum(dim=0)
+            for place, token in enumerate(prompt.tolist()):
+                edge = token - GROUND.words.produced
+                if edge >= 0:
+                    slot = [
+                        s for s in range(found.source.shape[1])
+                        if (found.source[item, s], found.target[item, s]) == divmod(edge, 14)
+                    ]  # fmt: skip
+                    assert len(slot) == 1
+                    assert float(found.attention[item, k, slot[0]]) == pytest.approx(attention[place].item(), abs=1e-5)
+            for node in (0, 13):
+                row = embedding(torch.tensor(int(GROUND.words.node(np.array(node)))))
+                assert float(found.products[item, k, node]) == pytest.approx((row @ thought).item(), abs=1e-4)
+            inputs = torch.cat([inputs, thought[None, None]], dim=1)
+
+
+def test_with_tied_embeddings_the_inner_product_is_the_logit():
+    """What the untied arm is for."""
+    examples = GROUND.held_out(4, "test")
+    for tied in (True, False):
+        model = thinker(tied)
+        found = probes.probe(model, examples, GROUND.words)
+        ids, mask = examples.prompts()
+        logits = model.model(input_ids=ids, attention_mask=mask.long()).logits[:, -1]
+        nodes = logits[:, GROUND.words.produced - 14 : GROUND.words.produced]
+        assert torch.allclose(found.products[:, 0], nodes, atol=1e-4) == tied
+
+
+def test_a_swap_asks_from_the_other_source():
+    examples, model = GROUND.held_out(6, "test"), thinker()
+    some = graphs_of(examples, GROUND.words)
+    shares = probes.swap(model, examples, some, GROUND.words)
+    assert 0 <= shares.thoughts + shares.prompt <= 1 and 0 <= shares.own <= 1
+    batch, latent = probes.composed(model, examples)
+    from methods.coconut import thoughts
+
+    passes = thoughts.forward(model.model, batch, latent)
+    mark = int(passes.logits.shape[1]) - 3  # … [A] target <eos>
+    wanted = passes.logits[:, mark].argmax(dim=1)
+    assert torch.equal(probes.answer(model.model, batch, latent, passes.thoughts), wanted)
+    with pytest.raises(ValueError, match="two sources"):
+        probes.swap(model, examples, graphs.Graphs(some.edges[:, :3], *(getattr(some, n) for n in ("root", "target", "distractor", "nodes"))), GROUND.words)  # fmt: skip
+
+
+def test_breadth_first_labels_are_any_node_of_the_next_hop():
+    defaults = {"first_steps": 1, "stage_steps": 1, "steps": 9, "batch": 200, "validation_items": 4, "mix": 0.0}
+    config = job_config(Superposition(), MethodPlan(config=defaults), "bfs", "graphs")
+    assert not config.dense and config.labels == "breadth_first"
+    from types import SimpleNamespace
+
+    from methods.coconut import train as coconut
+    from methods.coconut.model import find_marks
+
+    plain = SimpleNamespace(**config.model_dump() | train.FIXED)
+    task = problem("graphs", plain, data=1, order=1, init=1)
+    make = coconut.batches(plain, task, find_marks(task.tokenizer), 5)
+    labelled = train.breadth_first(make, task.batches, GROUND.words, 7)
+    for step in range(4):
+        (batch, latent), (path, _) = labelled(step), make(step)
+        some = graphs_of(task.batches(step), GROUND.words)
+        assert bool((latent.sum(dim=1) == step).all())
+        if step == 3:
+            assert torch.equal(batch.labels, path.labels)
+            continue
+        where = batch.labels != IGNORED
+        assert bool((where.sum(dim=1) == 1).all()) and torch.equal(where, path.labels != IGNORED)
+        nodes = (batch.labels[where] - (GROUND.words.produced - 14)).numpy()
+        row = np.arange(200)
+        assert (some.from_root[row, nodes] == step + 1).all()
+        on_path = some.neighbor_k[row, step + 1, nodes].mean()
+        share = (some.neighbor_k[:, step + 1].sum(axis=1) / (some.from_root == step + 1).sum(axis=1)).mean()
+        assert on_path == pytest.approx(share, abs=0.12)
