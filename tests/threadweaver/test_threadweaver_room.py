@@ -1,0 +1,89 @@
+"""What the room makes of trajectories: samples under each convention, traces, timelines, estimands."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pandas as pd
+from hypothesis import given
+from test_threadweaver_orchestrator import Made, Scribe
+from trajectories import trajectories
+
+from methods.threadweaver import estimands
+from methods.threadweaver.evaluate import segment_parents
+from methods.threadweaver.orchestrator import Completion, Rollout, weave
+from methods.threadweaver.serve import delay, discarded
+from methods.threadweaver.synthesise import timeline
+from methods.threadweaver.train import span, tree
+
+
+def traces(rollout: Rollout) -> pd.DataFrame:
+    """Segments as the evaluation keeps them, with as many tokens as were generated."""
+    names = ["sequence" if unit.kind == "sequence" else f"thread {unit.number}" for unit in rollout.units]
+    frame = pd.DataFrame({"variant": names, "segment": range(len(names)), "parent": segment_parents(rollout)})
+    return frame.assign(tokens=[[0] * unit.tokens for unit in rollout.units])
+
+
+@given(trajectories())
+def test_a_timeline_ends_with_the_critical_path(made: Made) -> None:
+    (rollout,) = weave([made[0]], Scribe([made]))
+    frame = timeline(traces(rollout))
+    assert frame.end.max() == rollout.sequential_tokens and not frame.thrown.any()
+    assert (frame.end - frame.start).sum() == rollout.generated_tokens
+    assert delay(rollout) == 0 and not discarded(rollout)
+
+
+def test_a_thread_that_is_started_again_waits_for_its_first_attempt() -> None:
+    plan = "<Parallel>\n<Outlines>\n<Outline>1: o</Outline>\n<Outline>2: o</Outline>\n</Outlines>"
+    left = [
+        Completion(plan, 9, "stop"),
+        Completion("bad", 5, "abort"),
+        Completion("b</Thread>", 6, "stop"),
+        Completion("good</Thread>", 4, "stop"),
+        Completion("e", 3, "eos"),
+    ]
+    (rollout,) = weave(
+        ["p"], lambda prompts, *, stop: [left.pop(0) for _ in prompts], respawn=lambda reply: reply.finish == "abort"
+    )
+    frame = timeline(traces(rollout))
+    assert frame.to_numpy().tolist() == [
+        ["sequence", 0, 9, False],
+        ["thread 1", 9, 14, True],
+        ["thread 2", 9, 15, False],
+        ["thread 1", 14, 18, False],
+        ["sequence", 18, 21, False],
+    ]
+    assert frame.end.max() == rollout.sequential_tokens
+    assert discarded(rollout) == {(0, 0): 5} and delay(rollout) == 9 - 6
+    words = SimpleNamespace(encode=lambda text: [ord(letter) for letter in text], end=0)
+    told = tree(rollout, words)  # what was thrown away is not learnt from
+    assert "bad" not in "".join(map(chr, told.tokens.tolist())) and "good" in "".join(map(chr, told.tokens.tolist()))
+
+
+def test_arms_see_the_same_further_problems_and_scratch_sees_all() -> None:
+    shape = {"first_steps": 10, "more_steps": 6, "self_steps": 2, "kind": "sft"}
+
+    def seen(**arm: str) -> list[int]:
+        start, steps = span(SimpleNamespace(**{**shape, **arm}))
+        return list(range(start, start + steps))
+
+    assert seen(budget="first") + seen(budget="more") == seen(budget="both")
+    assert seen(budget="extra") == [16, 17] and len(seen(budget="more", kind="self")) == 2
+
+
+def test_estimands_pair_items_and_read_the_format() -> None:
+    well = "<Parallel>\n<Outlines>\n<Outline>1:</Outline>\n</Outlines>\n<Thread>\n1: x</Thread>\n</Parallel> y"
+    rows = [
+        ("sequential_more", 0, "a", 60, True, "y"), ("sequential_more", 0, "b", 50, True, "y"),
+        ("parallel", 0, "a", 40, True, well), ("parallel", 0, "b", 50, False, well.replace("x", "")),
+        ("parallel", 1, "a", 10, True, well),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "item", "sequential_tokens", "correct", "response"])
+    records = SimpleNamespace(samples=frame.assign(task="t", variant="", split="test"))
+    of = {"task": "t", "variant": "", "setting": ""}
+    ratios = estimands.speedup_by_item(records, arm="parallel", **of)
+    assert ratios.value.tolist() == [1.5, 1.0] and set(ratios.seed) == {0}
+    assert estimands.latency_correct(records, arm="parallel", **of).value.tolist() == [40, 10]
+    assert estimands.well_formed(records, arm="parallel", **of).value.tolist() == [1.0, 0.0, 1.0]
+    assert estimands.forked(records, arm="sequential_more", **of).value.tolist() == [0.0, 0.0]
+    assert ratios.value.mean() > (60 + 50) / (40 + 50)  # the mean of ratios lies above the ratio of means
