@@ -11,6 +11,7 @@ from tycho.adapter import Run
 from tycho.keys import read_setting
 
 PERCENT = alt.Axis(format="%")
+OWN_LAYERS = 2  # of the common tasks, where the sweep is run
 
 
 def synthesise(run: Run) -> None:
@@ -18,13 +19,43 @@ def synthesise(run: Run) -> None:
     metrics = metrics[metrics.step.isna() & (metrics.stage == "analyse")]
     if metrics.empty:
         return
-    thoughts = [read_setting(text).get("thoughts") for text in metrics.setting]
-    metrics = metrics.assign(thoughts=pd.Series(thoughts, index=metrics.index, dtype="object").astype("Float64"))
+    for part in ("thoughts", "layers"):
+        found = [read_setting(text).get(part) for text in metrics.setting]
+        metrics[part] = pd.Series(found, index=metrics.index, dtype="object").astype("Float64")
     for task, found in metrics.groupby("task"):
-        _table(run, str(task), found)
-        _tokens(run, str(task), found)
-        _forced(run, str(task), found)
-        _values(run, str(task), found)
+        plain = found[found.layers.isna()]
+        _table(run, str(task), plain)
+        _tokens(run, str(task), plain)
+        _forced(run, str(task), plain)
+        _values(run, str(task), plain)
+        _depths(run, str(task), found)
+
+
+def _depths(run: Run, task: str, found: pd.DataFrame) -> None:
+    """Accuracy by the number of layers, for the arms that were trained at several."""
+    swept = found[(found.name == "accuracy") & found.thoughts.isna() & found.layers.notna()]
+    if swept.empty:
+        return
+    own = found[(found.name == "accuracy") & (found.setting == "") & found.arm.isin(swept.arm.unique())]
+    frame = pd.concat([swept, own.assign(layers=own.layers.fillna(OWN_LAYERS))])
+    frame = frame.groupby(["arm", "layers"]).value.agg(["mean", "min", "max"]).reset_index()
+    frame["layers"] = frame["layers"].astype(int)
+    base = alt.Chart(frame).encode(
+        x=alt.X("layers:O", axis=alt.Axis(labelAngle=0)), color=alt.Color("arm:N", title=None)
+    )
+    chart = alt.layer(
+        base.mark_line(point=True).encode(
+            y=alt.Y("mean:Q", title="accuracy", axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
+        ),
+        base.mark_rule(opacity=0.4).encode(y="min:Q", y2="max:Q"),
+    )
+    text = "; ".join(
+        f"{arm} " + ", ".join(f"{r.layers}: {r.mean:.0%}" for r in mine.itertuples())
+        for arm, mine in frame.groupby("arm")
+    )
+    run.figure(
+        f"depth-{task}", chart.properties(width=320, height=220), f"{task}: accuracy by the number of layers ({text})."
+    )
 
 
 def _means(found: pd.DataFrame, *by: str) -> pd.DataFrame:
