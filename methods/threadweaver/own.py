@@ -106,7 +106,7 @@ class Own:
         add_tags(model, self.words)
         return model
 
-    def trees(self, seed: int, batch: int) -> Callable[[int, Any], list[Packed]]:
+    def trees(self, seed: int, batch: int, loss: str) -> Callable[[int, Any], list[Packed]]:
         """Packed trajectories by step, in a new order each epoch; `fork` says which are written with threads."""
         from methods.threadweaver.orchestrator import units_of
         from methods.threadweaver.packing import pack, token_units
@@ -128,7 +128,7 @@ class Own:
                 chosen = units[np.random.default_rng([seed, epoch]).permutation(len(units))[within]]
                 if not threaded:
                     chosen = [unit._replace(kind="sequence") for unit in chosen if unit.kind == "whole"]
-                encoded = token_units(chosen, self.words.encode, self.words.end, self.config.loss)
+                encoded = token_units(chosen, self.words.encode, self.words.end, loss)
                 found.append(pack(encoded, self.config.longest, self.config.overflow))
             return found
 

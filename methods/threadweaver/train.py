@@ -91,7 +91,7 @@ def _start(run: Run, task: Any) -> nn.Module:
 def teacher(run: Run, task: Any, model: nn.Module, counted: dict[str, float]) -> Callable[[int], Packed]:
     """Batches of new problems by step, written as the arm's form asks. Arms that go on from another see new ones."""
     config = run.config
-    stream = task.trees(run.seed("data"), config.batch)
+    stream = task.trees(run.seed("data"), config.batch, config.loss)
     first, _ = span(config)
 
     def at(step: int) -> Packed:

@@ -69,8 +69,9 @@ def test_tags_are_single_tokens_that_start_as_the_mean_of_their_word(folder) -> 
 
 def test_two_steps_of_every_training_run_on_it(folder, data, tmp_path) -> None:
     change = {
-        "arms": ["p_grpo"], "tasks": ["own"], "seeds": 1,
-        "config": {"model": str(folder), "data": str(data), "first_steps": 2, "more_steps": 2, "batch": 2, "most": 40,
+        "arms": ["parallel", "p_grpo"], "tasks": ["own"], "seeds": 1,
+        "arm_config": {"parallel": {"start": ""}, "p_grpo": {"start": "parallel"}},
+        "config": {"model": str(folder), "data": str(data), "first_steps": 2, "more_steps": 2, "batch": 2, "most": 24,
                    "validation_items": 2, "test_items": 2, "longest": 400},
     }  # fmt: skip
     settings = load_settings(
@@ -108,7 +109,7 @@ def test_what_is_missing_is_named(folder, data, tmp_path) -> None:
     ):
         bad.write_text(line + "\n")
         with pytest.raises(TychoError, match=why):
-            Own(config).trees(0, 1)
+            Own(config).trees(0, 1, "completion")
     bad.write_text('{"prompt": "p"}\n')
     with pytest.raises(TychoError, match="an answer"):
         Own(config).items(1, "test")

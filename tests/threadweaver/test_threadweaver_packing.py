@@ -148,6 +148,7 @@ def test_siblings_are_invisible_to_each_other() -> None:
         assert moved[subtree[name]].all() and not moved[~inside].any()
 
 
+@settings(max_examples=40, deadline=None)
 @given(trajectories())
 def test_the_intervals_are_the_ancestors(made) -> None:
     packed = pack(made_units(*made[:2]))
@@ -241,7 +242,7 @@ def test_the_tree_is_the_set_of_prefixes(sequences: list[list[int]]) -> None:
     assert len(packed.tokens) == len(tree.tokens) and packed.loss.all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trajectories(), st.integers(1, 40))
 def test_attention_by_intervals_is_attention_under_the_mask(made, rows: int) -> None:
     packed = pack(made_units(*made[:2]))

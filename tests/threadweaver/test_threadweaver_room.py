@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pandas as pd
-from hypothesis import given
+from hypothesis import given, settings
 from test_threadweaver_orchestrator import Made, Scribe
 from trajectories import trajectories
 
@@ -24,6 +24,7 @@ def traces(rollout: Rollout) -> pd.DataFrame:
     return frame.assign(tokens=[[0] * unit.tokens for unit in rollout.units])
 
 
+@settings(max_examples=40, deadline=None)
 @given(trajectories())
 def test_a_timeline_ends_with_the_critical_path(made: Made) -> None:
     (rollout,) = weave([made[0]], Scribe([made]))
@@ -87,3 +88,26 @@ def test_estimands_pair_items_and_read_the_format() -> None:
     assert estimands.well_formed(records, arm="parallel", **of).value.tolist() == [1.0, 0.0, 1.0]
     assert estimands.forked(records, arm="sequential_more", **of).value.tolist() == [0.0, 0.0]
     assert ratios.value.mean() > (60 + 50) / (40 + 50)  # the mean of ratios lies above the ratio of means
+
+
+def test_the_knobs_of_given_trajectories_reach_the_trees() -> None:
+    """`loss` once did not; `forked` and `form` say which items have threads."""
+    from methods.threadweaver.problems import problems
+    from methods.threadweaver.train import teacher
+
+    task = problems("products-verbose")
+    model = SimpleNamespace(config=task.base(0).config)
+    shape = {"batch": 4, "form": "fork", "forked": 1.0, "loss": "completion", "budget": "first", "kind": "sft",
+             "first_steps": 9, "more_steps": 9, "self_steps": 1}  # fmt: skip
+
+    def batch(**changes):
+        run = SimpleNamespace(config=SimpleNamespace(**{**shape, **changes}), seed=lambda axis: 3)
+        counted = {"problems": 0.0, "tokens": 0.0, "flops": 0.0}
+        return teacher(run, task, model, counted)(2), counted
+
+    forked, counted = batch()
+    assert forked.tokens.shape == (4, 135) and counted["problems"] == 4 and counted["tokens"] == 4 * 135
+    learnt = {loss: int(batch(loss=loss)[0].loss.sum()) for loss in ("completion", "hybrid", "everything")}
+    assert learnt["completion"] < learnt["hybrid"] < learnt["everything"]
+    for plain, counted in (batch(form="plain"), batch(forked=0.0)):
+        assert plain.tokens.shape == (4, 77) and counted["tokens"] == 4 * 77
