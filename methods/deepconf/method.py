@@ -33,7 +33,7 @@ class DeepConfConfig(MethodConfig):
     top_p: float = knob(0.95, "nucleus sampling", stage="evaluate", gt=0, le=1)
     top_k: int = knob(0, "top-k sampling; 0: off", stage="evaluate", ge=0)
     most: int = knob(50, "tokens a trace may have", unit="tokens", stage="evaluate", ge=1)
-    rows: int = knob(512, "traces decoded together", stage="evaluate", ge=1)
+    rows: int = knob(256, "traces decoded together", stage="evaluate", ge=1)
     live: int = knob(20, "questions that the online rule also runs on the live engine", stage="evaluate", ge=0)
     keep_traces: bool = knob(False, "save the pool as a trace file (tables/pool.parquet)", stage="evaluate")
 
