@@ -36,7 +36,7 @@ class TokenAssortedConfig(MethodConfig):
     batch: int = knob(32, "examples a step", ge=1)
     learning_rate: float = knob(1e-3, "peak learning rate", gt=0)
     warmup: int = knob(100, "steps of linear warm-up", unit="steps", ge=0)
-    hold: float = knob(0.5, "share of the steps at the peak rate before it decays to zero", ge=0, le=1)
+    hold: float = knob(0.6, "share of the steps at the peak rate before it decays to zero", ge=0, le=1)
     decay: Literal["constant", "linear", "cosine"] = knob("linear", "how the rate decays")
     weight_decay: float = knob(0.01, "weight decay of AdamW", ge=0)
     beta2: float = knob(0.95, "AdamW's second moment decay", ge=0, lt=1)
@@ -81,7 +81,11 @@ class TokenAssorted(Method):
         "latent": Arm(
             "codes for a random part of the trace, from the left; trained from the base model", config={"sweep": []}
         ),
-        "cot": Arm("chain of thought: the whole trace is written", "baseline", {"replacement": "nothing", "sweep": []}),
+        "cot": Arm(
+            "chain of thought, the model of Coconut's arm of that name (own training on task own)",
+            "baseline",
+            {"replacement": "nothing", "sweep": []},
+        ),
         "sol_only": Arm("the answer right after the question", "baseline", {"replacement": "no_trace", "sweep": []}),
         "latent_tuned": Arm(
             "as latent, but from the CoT-trained model: what the ablation compares with", config={"start": "cot"}
@@ -117,6 +121,8 @@ class TokenAssorted(Method):
         def other(arm: str) -> Need:
             return Need(JobKey(key.scale, self.name, arm, key.task, key.seed))
 
+        if key.arm == "cot" and key.task in TASKS:  # the same training, done once for both rooms
+            return {"cot": Need(JobKey(key.scale, "coconut", "cot", key.task, key.seed))}
         found = {"start": other(config.start)} if config.start and key.arm != "codes" else {}
         if key.arm != "codes" and config.replacement not in ("nothing", "no_trace"):
             found["codes"] = other("codes")

@@ -28,6 +28,9 @@ from tycho.tasks.common import TASKS
 
 def train(run: Run) -> None:
     """One training a size of codebook, one after the other; a killed one goes on where it was."""
+    if "cot" in run.inputs:
+        adopt(run)
+        return
     codes = run.key.arm == "codes"
     task = problem_of(run)
     sizes = codebooks(run.config)
@@ -61,6 +64,15 @@ def train(run: Run) -> None:
         run.metric("steps", trainer.step, setting=where)
         kept[str(size)] = dict(trainer.model.state_dict())
     run.save_model(lambda folder: save(run, task, kept, folder))
+
+
+def adopt(run: Run) -> None:
+    """Takes over Coconut's model of the same arm: same base weights, data, recipe and stopping rule, trained there once."""
+    source = run.inputs["cot"]
+    finals = source.record("metrics").query("step.isna() and setting == ''").set_index("name").value
+    run.metric("chosen_step", finals["chosen_step"])
+    run.metric("steps", finals["steps"])
+    run.save_model(lambda folder: small.save(*small.load(source.model), folder))
 
 
 def save(run: Run, task: Problem, kept: dict[str, Any], folder: Path) -> None:

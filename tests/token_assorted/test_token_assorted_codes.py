@@ -41,7 +41,7 @@ def test_the_loss_is_reconstruction_and_commitment_to_the_nearest_row():
     loss, codes, logits = model(chunks)
     wanted = F.cross_entropy(logits.flatten(0, 1), chunks.tokens.flatten())
     wanted = wanted + 0.25 * (encoded - book[codes]).square().mean()
-    assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_gradients_pass_straight_through_and_the_prompt_takes_part():

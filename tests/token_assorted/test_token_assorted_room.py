@@ -84,6 +84,26 @@ def test_smoke_is_served_to_the_shell_and_reads_its_prompt(tmp_path):
     assert set(table.codebook) == {16, 8} and table.groupby("codebook").used.sum().tolist() == [8 * 14] * 2
 
 
+def test_the_recipe_is_coconuts():
+    """Same recipe and stopping rule on the common tasks, so that `cot` may be that room's model; no fewer steps for codes."""
+    from tycho import registry
+    from tycho.config import method_plan
+
+    names = (
+        "batch", "learning_rate", "warmup", "hold", "decay", "weight_decay", "beta2", "clip", "layers", "family",
+        "validation_items", "validate_every", "stop_after",
+    )  # fmt: skip
+    for scale in ("quick", "standard"):
+        settings = load_settings({"scale": scale})
+        mine, theirs = (method_plan(name, settings) for name in ("token_assorted", "coconut"))
+        for task in mine.tasks:
+            ours = job_config(TokenAssorted(), mine, "latent", task)
+            other = job_config(registry.method("coconut"), theirs, "cot", task)
+            assert ours.steps >= other.steps, f"{scale}, {task}"
+            for name in names:
+                assert getattr(ours, name) == getattr(other, name), f"{scale}, {task}: {name}"
+
+
 def test_the_scale_paper_has_the_published_settings():
     scale = yaml.safe_load((rooms()["token_assorted"] / "scales.yaml").read_text())["paper"]
     config = TokenAssortedConfig(**scale["config"])
