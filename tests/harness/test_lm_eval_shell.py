@@ -20,6 +20,8 @@ from pathlib import Path
 from tycho.harness import Completion
 
 def load(pretrained, *, device="cpu", word="[A]"):
+    import torch
+    torch.zeros(1, device=device)  # lm-eval says cuda by itself
     table = dict(line.split("=") for line in Path(pretrained, "answers.txt").read_text().splitlines())
     return lambda prompts, options: [
         Completion(f"so {word} {table.get(p.split()[0], '0')} <eos> [A] 9", 5, 4, 3, 2.5) for p in prompts

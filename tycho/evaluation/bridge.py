@@ -112,9 +112,16 @@ def served(room: str) -> type[Bridge]:
             raise TychoError(f"--model {room} needs --model_args pretrained=FOLDER, a trained model's folder")
         # lm-eval's default of 1 stands for "not given": what a room writes batches by itself.
         batch = int(batch_size) if str(batch_size).isdigit() and int(batch_size) > 1 else None
-        Bridge.__init__(self, load_served(room, pretrained, device=device or "cpu", **options), batch)
+        Bridge.__init__(self, load_served(room, pretrained, device=_present(device), **options), batch)
 
     return type(f"Served_{room}", (Bridge,), {"__init__": init})
+
+
+def _present(device: str | None) -> str:
+    """lm-eval says cuda where nothing is said; without such a GPU that means the CPU, as for its own models."""
+    import torch
+
+    return "cpu" if not device or (device.startswith("cuda") and not torch.cuda.is_available()) else device
 
 
 def options_of(arguments: dict[str, Any], n: int = 1) -> Options:
