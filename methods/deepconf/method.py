@@ -10,6 +10,7 @@ from tycho.keys import JobKey
 
 class DeepConfConfig(MethodConfig):
     steps: int = knob(500, "training steps of the symbolic model", ge=1)
+    modulus: int = knob(19, "prime that the products are taken by", ge=5)
     batch: int = knob(64, "examples a step", ge=1)
     learning_rate: float = knob(3e-3, "peak learning rate, cosine decay", gt=0)
     width: int = knob(96, "hidden width", ge=8)
@@ -52,7 +53,7 @@ class DeepConf(Method):
         "rules": Arm("all voting and stopping rules, controls among them, over one pool of traces, and a live run"),
     }
     tasks = {
-        "facts-20": "products mod 19 of seven numbers in any order; 20 % of the facts are noisy in training",
+        "facts-20": "products of seven numbers mod a prime, merged in any order; 20 % of the facts are noisy in training",
         "facts-35": "the same with 35 % noisy facts",
         "facts-50": "the same with 50 % noisy facts",
         "chain": "as facts-35, always merged from the left: all traces of a question meet the same facts until they err",

@@ -64,29 +64,29 @@ class Pool:
         return Traces(frame, self.confidences)
 
 
-def shape() -> Any:
-    """Seven numbers multiplied mod 19, any two neighbours next."""
+def shape(modulus: int = 19) -> Any:
+    """Seven numbers multiplied mod a prime, any two neighbours next."""
     from tycho.tasks.arithmetic import Shape
 
-    return Shape(modulus=19, groups=1, numbers=7)
+    return Shape(modulus=modulus, groups=1, numbers=7)
 
 
 def problem(run: Run) -> Problem:
     """The task's questions; the same for all seeds."""
     task, config = run.key.task, run.config
     if trained_task(task):
-        return symbolic(config.questions)
+        return symbolic(config.questions, config.modulus)
     if task == SUMS:
         return sums(config.questions)
     return published(task, config.data, config.questions, config.answers)
 
 
-def symbolic(count: int) -> Problem:
+def symbolic(count: int, modulus: int = 19) -> Problem:
     from tycho.harness import written_answer
     from tycho.tasks import arithmetic
 
-    words = arithmetic.vocabulary(shape())
-    made = arithmetic.generate(count, shape(), zlib.crc32(b"deepconf/test"))
+    words = arithmetic.vocabulary(shape(modulus))
+    made = arithmetic.generate(count, shape(modulus), zlib.crc32(b"deepconf/test"))
     examples = arithmetic.symbols(made, words, "rewriting")
     prompts = [
         words.write(row[:n].tolist()) for row, n in zip(examples.prompt, examples.prompt_length.tolist(), strict=True)
@@ -148,8 +148,8 @@ def engine(run: Run) -> Engine:
 
     model, tokenizer = small.load(run.inputs["model"].model, device=run.device)
     if task == CHAIN:  # only the first place may be merged: all traces of a question meet the same facts
-        words = arithmetic.vocabulary(shape())
-        places = [words[f"@{place}"] for place in range(1, shape().numbers - 1)]
+        words = arithmetic.vocabulary(shape(config.modulus))
+        places = [words[f"@{place}"] for place in range(1, shape(config.modulus).numbers - 1)]
         model.generation_config.suppress_tokens = places
     return Local(model.eval(), tokenizer, rows=config.rows, seed=run.seed("traces"))
 

@@ -15,9 +15,10 @@ def train(run: Run) -> None:
     from tycho.tasks import arithmetic
 
     config = run.config
-    words = arithmetic.vocabulary(shape())
+    size = shape(config.modulus)
+    words = arithmetic.vocabulary(size)
     noise = arithmetic.Noise(hard=HARD[run.key.task], wrong=config.wrong)
-    stream = arithmetic.stream(shape(), words, "rewriting", run.seed("data"), config.batch, noise=noise, order="random")
+    stream = arithmetic.stream(size, words, "rewriting", run.seed("data"), config.batch, noise=noise, order="random")
     model = small.build(words, layers=config.layers, width=config.width, heads=4, context=64, seed=run.seed("init"))
     model.to(run.device)
 
