@@ -233,3 +233,35 @@ def test_it_is_an_lm_eval_model(tmp_path):
     assert (frame.sequential_tokens <= 16).all() and frame.attrs["lm_eval"]
     with pytest.raises(TychoError, match="unknown mode 'lo'"):
         serve.load(str(tmp_path / "model"), mode="lo")
+
+
+def test_scale_paper_scaled_down_runs_against_a_server(tmp_path):
+    """The published sets' path: questions of a file, a chat server, pool, rules and the live run, failures counted."""
+    import sys
+
+    from tycho.config import load_settings
+    from tycho.jobs import plan
+    from tycho.worker import run_process
+
+    sys.path.insert(0, str(ROOT / "tests" / "engines"))
+    from faulty import Faulty
+
+    path = tmp_path / "set.jsonl"
+    rows = [{"question": f"good {i}", "answer": "one two three"} for i in range(3)]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"question": "dies", "answer": "7"}])))
+    with Faulty() as server:
+        knobs = {
+            "model": server.url, "data": str(path), "answers": "last_line", "pool": 8, "budget": 6, "warmup": 3,
+            "resamples": 2, "window": 2, "windows": [1], "k": 3, "live": 2, "most": 16,
+        }  # fmt: skip
+        change = {"tasks": ["aime25"], "config": knobs}
+        given = {"scale": "paper", "device": "cpu", "threads": 1, "results": str(tmp_path / "results")}
+        planned = plan(load_settings(given | {"only": ["deepconf"], "methods": {"deepconf": change}}))
+        for process in planned.ordered():
+            assert run_process(planned, process) == {}
+    view = next(planned.view(key) for key in planned.jobs if key.arm == "rules")
+    samples = view.record("samples").query("variant == 'majority'")
+    assert samples.score.tolist() == [1, 1, 1, 0] and samples.generated_tokens.tolist()[:3] == [24] * 3
+    metrics = view.record("metrics").set_index("name").value
+    assert metrics["failed_traces"] == 8 and metrics["stops_unlike_replay"] == 0
+    assert len(read_traces(view.folder / "evaluate/tables/pool.parquet", "last_line", warmup=3).frame) == 32
