@@ -25,3 +25,11 @@ def maximum_energy_error(records, *, arm, task, variant, setting):
 
 def maximum_mixture(records, *, arm, task, variant, setting):
     return _instances(records, "maximum_mixture", arm, task)
+
+
+def repulsion_sign_errors(records, *, arm, task, variant, setting):
+    return _instances(records, "repulsion_sign_errors", arm, task)
+
+
+def learnt_again(records, *, arm, task, variant, setting):
+    return _instances(records, "learnt_again", arm, task)

@@ -27,17 +27,39 @@ class GrokkingConfig(MethodConfig):
     snapshots: list[int] = knob(
         [0, 10, 25, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400], "epochs whose weights are kept for the meters"
     )
+    model: Literal["two_layer", "mlp", "transformer"] = knob(
+        "two_layer", "network: the paper's, or an anchor's (two hidden ReLU layers; one attention layer)"
+    )
+    loss: Literal["squared", "softmax", "stablemax"] = knob("squared", "loss; the paper's network has the squared one")
+    gradient: Literal["plain", "grokfast", "orthogonal"] = knob(
+        "plain", "what is done to an anchor's gradient before the optimiser sees it"
+    )
     sweep: dict[str, list[float | str]] = knob(
         {},
         "knobs that are swept, every combination a network; besides this config's own names `ratio`: train size r·M·ln M",
     )
     width_ratio: float = knob(0.0, "width as a multiple of the group's order M; 0: `width`", ge=0)
     late: int = knob(100, "epoch from which the back-propagated gradient is compared", unit="epochs", stage="analyse")
+    repulsion: list[int] = knob(
+        [25, 100, 200, 400],
+        "epochs at which the repulsion of similar nodes is measured",
+        unit="epochs",
+        stage="analyse",
+    )
+    shares: list[float] = knob(
+        [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9],
+        "shares of the table on which single nodes climb their energy", stage="analyse",
+    )  # fmt: skip
     starts: int = knob(100, "random starts of the energy ascent", stage="analyse")
 
 
 SWEEP = {"width": 512, "train_pairs": 317, "epochs": 4000, "evaluate_every": 50, "snapshots": []}
 RATIOS = [1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0]
+# The anchors' network and task: 40 % of the table, no weight decay unless an arm says so.
+ANCHOR = {
+    "model": "mlp", "loss": "softmax", "width": 200, "train_pairs": 1124, "epochs": 3000, "weight_decay": 0.0, "learning_rate": 0.01,
+    "evaluate_every": 20, "snapshots": [],
+}  # fmt: skip
 BOUNDARY = SWEEP | {"learning_rate": 1e-3, "sweep": {"ratio": RATIOS}}
 
 
@@ -90,6 +112,39 @@ class Grokking(Method):
         "activations": Arm(
             "the square and other activations", config=SWEEP | {"sweep": {"activation": ["square", "relu", "silu"]}}
         ),
+        "landscape": Arm(
+            "the energy of single nodes on part of the table, without a network: do single frequencies survive?",
+            role="control",
+        ),
+        "mlp": Arm("an anchor's network with softmax and no weight decay", role="baseline", config=ANCHOR),
+        "mlp_decay": Arm(
+            "the same with Grokfast's weight decay, which its own comparison left out",
+            role="control",
+            config=ANCHOR | {"weight_decay": 1e-3},
+        ),
+        "grokfast": Arm(
+            "Grokfast (EMA of the gradient, added twice) with weight decay, as published",
+            config=ANCHOR | {"weight_decay": 1e-3, "gradient": "grokfast"},
+        ),
+        "stablemax": Arm("StableMax in place of softmax, no weight decay", config=ANCHOR | {"loss": "stablemax"}),
+        "orthogonal": Arm(
+            "gradients without the part that scales weights, no weight decay",
+            config=ANCHOR | {"gradient": "orthogonal"},
+        ),
+        "transformer": Arm(
+            "a one-layer transformer with AdamW, for the progress measures",
+            config=ANCHOR
+            | {
+                "model": "transformer",
+                "width": 128,
+                "train_pairs": 843,
+                "optimiser": "adamw",
+                "weight_decay": 1.0,
+                "learning_rate": 1e-3,
+                "epochs": 6000,
+                "snapshots": [0, 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000],
+            },
+        ),
         "closed_forms": Arm("the paper's formulas against independent computation; nothing is trained"),
     }
     tasks = {
@@ -103,13 +158,19 @@ class Grokking(Method):
     def stages(self, arm: str) -> tuple[str, ...]:
         if self.arms[arm].config.get("sweep"):
             return ("train",)
-        return ("analyse",) if arm == "closed_forms" else ("train", "evaluate", "analyse")
+        if arm in ("closed_forms", "landscape"):
+            return ("analyse",)
+        return ("train", "analyse") if "model" in self.arms[arm].config else ("train", "evaluate", "analyse")
 
     def train(self, run: Run) -> None:
         if run.config.sweep:
             from methods.grokking.sweep import sweep
 
             return sweep(run)
+        if run.config.model != "two_layer":
+            from methods.grokking.anchor_training import run_training
+
+            return run_training(run)
         from safetensors.torch import save_file
 
         from methods.grokking import network, training
@@ -155,9 +216,16 @@ class Grokking(Method):
         evaluate(run)
 
     def analyse(self, run: Run) -> None:
-        from methods.grokking import analyse
+        from methods.grokking import analyse, closed_forms, stages
 
-        analyse.closed_forms(run) if run.key.arm == "closed_forms" else analyse.trained(run)
+        if run.key.arm == "closed_forms":
+            closed_forms.measure(run)
+        elif run.key.arm == "landscape":
+            stages.landscape(run)
+        elif run.config.model != "two_layer":
+            stages.anchor(run)
+        else:
+            analyse.trained(run)
 
     def synthesise(self, run: Run) -> None:
         from methods.grokking.synthesise import figures

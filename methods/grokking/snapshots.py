@@ -20,3 +20,12 @@ def snapshots(model: Path) -> dict[int, dict[str, Tensor]]:
 def last(model: Path) -> dict[str, Tensor]:
     """The weights at the end."""
     return list(snapshots(model).values())[-1]
+
+
+def named_snapshots(model: Path) -> dict[int, dict[str, Tensor]]:
+    """Epoch -> parameters by name, as `anchor_training` kept them, in order."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in load_file(model / "snapshots.safetensors").items():
+        epoch, part = name.split("/")
+        found.setdefault(int(epoch), {})[part] = tensor
+    return dict(sorted(found.items()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from methods.grokking import network, sweep, training
 from methods.grokking.method import Grokking, GrokkingConfig
-from methods.grokking.synthesise import LAWS, misfit
+from methods.grokking.phases import LAWS, fits, half_width, misfit
 from tycho.config import load_settings
 from tycho.jobs import plan
 from tycho.tasks import groups
@@ -78,13 +79,22 @@ def test_the_crossing_is_between_its_neighbours():
     assert math.isnan(sweep.crossing([10, 20], [0.0, 0.3])) and math.isnan(sweep.crossing([10, 20], [0.7, 0.9]))
 
 
-def test_the_right_law_has_no_misfit():
-    orders = pd.Series([11, 17, 23, 41])
+def test_the_right_law_has_no_misfit_and_a_slope_of_one():
+    orders = [11, 17, 23, 41]
     for name, law in LAWS.items():
-        sizes = pd.Series([2.7 * law(m) for m in orders])
-        assert misfit(orders, sizes, law) < 1e-12
-        other = next(grows for n, grows in LAWS.items() if n != name)
-        assert misfit(orders, sizes, other) > 0.2
+        found = pd.DataFrame(
+            [{"order": m, "variant": "", "seed": s, "size": (2.7 + 0.1 * s) * law(m)} for m in orders for s in range(3)]
+        )
+        table = fits(found).set_index(["law", "measure"])
+        assert table.loc[(name, "misfit"), "mean"] < 1e-12 and abs(table.loc[(name, "slope"), "mean"] - 1) < 1e-12
+        others = [table.loc[(other, "misfit"), "mean"] for other in LAWS if other != name]
+        assert min(others) > 0.05
+        assert misfit(pd.Series(orders), pd.Series([3 * law(m) for m in orders]), law) < 1e-12
+
+
+def test_the_interval_of_a_mean_is_students():
+    assert half_width(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+    assert math.isnan(half_width(np.array([1.0])))
 
 
 def test_sweeps_have_no_other_stage():
