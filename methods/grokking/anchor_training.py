@@ -87,12 +87,12 @@ def run_training(run: Run) -> None:
     if restored:
         state, kept = restored[1]["state"], restored[1]["kept"]
     else:
-        start = anchors.NETWORKS[config.model][0](group.order, config.width, run.generator("init"))
+        start = anchors.NETWORKS[config.network][0](group.order, config.width, run.generator("init"))
         state, kept = start | {"epoch": torch.tensor(0)}, {}
     at = sorted({*schedule(config.epochs, every=config.evaluate_every), *config.snapshots, config.epochs})
     left = [epoch for epoch in at if epoch <= config.epochs and (epoch > int(state["epoch"]) or not restored)]
     loop = train(
-        state, seen, unseen, config.epochs, left, config.model, config.loss, config.gradient, config.optimiser,
+        state, seen, unseen, config.epochs, left, config.network, config.loss, config.gradient, config.optimiser,
         config.learning_rate, config.weight_decay,
     )  # fmt: skip
     for point in run.progress(loop, total=len(at), start=len(at) - len(left)):

@@ -27,7 +27,7 @@ class GrokkingConfig(MethodConfig):
     snapshots: list[int] = knob(
         [0, 10, 25, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400], "epochs whose weights are kept for the meters"
     )
-    model: Literal["two_layer", "mlp", "transformer"] = knob(
+    network: Literal["two_layer", "mlp", "transformer"] = knob(
         "two_layer", "network: the paper's, or an anchor's (two hidden ReLU layers; one attention layer)"
     )
     loss: Literal["squared", "softmax", "stablemax"] = knob("squared", "loss; the paper's network has the squared one")
@@ -57,7 +57,7 @@ SWEEP = {"width": 512, "train_pairs": 317, "epochs": 4000, "evaluate_every": 50,
 RATIOS = [1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0]
 # The anchors' network and task: 40 % of the table, no weight decay unless an arm says so.
 ANCHOR = {
-    "model": "mlp", "loss": "softmax", "width": 200, "train_pairs": 1124, "epochs": 3000, "weight_decay": 0.0, "learning_rate": 0.01,
+    "network": "mlp", "loss": "softmax", "width": 200, "train_pairs": 1124, "epochs": 3000, "weight_decay": 0.0, "learning_rate": 0.01,
     "evaluate_every": 20, "snapshots": [],
 }  # fmt: skip
 BOUNDARY = SWEEP | {"learning_rate": 1e-3, "sweep": {"ratio": RATIOS}}
@@ -135,7 +135,7 @@ class Grokking(Method):
             "a one-layer transformer with AdamW, for the progress measures",
             config=ANCHOR
             | {
-                "model": "transformer",
+                "network": "transformer",
                 "width": 128,
                 "train_pairs": 843,
                 "optimiser": "adamw",
@@ -160,14 +160,14 @@ class Grokking(Method):
             return ("train",)
         if arm in ("closed_forms", "landscape"):
             return ("analyse",)
-        return ("train", "analyse") if "model" in self.arms[arm].config else ("train", "evaluate", "analyse")
+        return ("train", "analyse") if "network" in self.arms[arm].config else ("train", "evaluate", "analyse")
 
     def train(self, run: Run) -> None:
         if run.config.sweep:
             from methods.grokking.sweep import sweep
 
             return sweep(run)
-        if run.config.model != "two_layer":
+        if run.config.network != "two_layer":
             from methods.grokking.anchor_training import run_training
 
             return run_training(run)
@@ -222,7 +222,7 @@ class Grokking(Method):
             closed_forms.measure(run)
         elif run.key.arm == "landscape":
             stages.landscape(run)
-        elif run.config.model != "two_layer":
+        elif run.config.network != "two_layer":
             stages.anchor(run)
         else:
             analyse.trained(run)

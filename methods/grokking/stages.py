@@ -119,7 +119,7 @@ def _loss(kind: str) -> Callable[[Tensor, Tensor, Tensor], float]:
 def anchor(run: Run) -> None:
     """Times of an anchor's network; for the transformer its progress measures and embedding spectrum as well."""
     times(run)
-    if run.config.model != "transformer":
+    if run.config.network != "transformer":
         return
     group = groups.group(run.key.task)
     left, right, _ = groups.pairs(group).unbind(dim=1)
