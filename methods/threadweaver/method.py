@@ -71,7 +71,7 @@ class ThreadWeaverConfig(MethodConfig):
     log_every: int = knob(20, "steps between points of the curves", unit="steps", ge=1)
     # Evaluation.
     most: int = knob(72, "tokens a request may write", unit="tokens", ge=1)
-    temperature: float = knob(1.0, "sampling temperature at the test (the paper's)", stage="evaluate", ge=0)
+    temperature: float = knob(1.0, "sampling temperature at the test and at validation (the paper's)", ge=0)
     test_items: int = knob(500, "items of the test", unit="items", stage="evaluate", ge=1)
     window: int = knob(6, "tokens of a confidence group", unit="tokens", stage="evaluate", ge=1)
     top: int = knob(5, "most likely tokens that a confidence is over", unit="tokens", stage="evaluate", ge=1)

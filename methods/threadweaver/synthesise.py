@@ -165,7 +165,7 @@ def _learning(run: Run, task: str) -> None:
         .mark_line(point=True)
         .encode(
             x=alt.X("step:Q", title="training steps of the arm itself"),
-            y=alt.Y("value:Q", title="validation accuracy (greedy)", axis=alt.Axis(format="%")),
+            y=alt.Y("value:Q", title="validation accuracy", axis=alt.Axis(format="%")),
             color=alt.Color("arm:N", title=None),
             detail="seed:N",
         )

@@ -52,7 +52,7 @@ def train(run: Run) -> None:
         batches or (lambda step: None),
         loss,
         recipe,
-        validate=None if config.kind == "rl" else lambda _: accuracy(weaver, task, validation),
+        validate=None if config.kind == "rl" else lambda _: accuracy(weaver, task, validation, config.temperature),
         validate_every=config.validate_every,
     )
     perfect, restored = 0, run.restore()
@@ -80,9 +80,9 @@ def train(run: Run) -> None:
 
 
 def _start(run: Run, task: Any) -> nn.Module:
-    if run.config.start:
-        return small.load(run.inputs["start"].model)[0]
-    return task.base(run.seed("init"))
+    model = small.load(run.inputs["start"].model)[0] if run.config.start else task.base(run.seed("init"))
+    model.set_attn_implementation("sdpa")  # under a tree's mask it takes an eighth less time than "eager"
+    return model
 
 
 # --- on given trajectories -------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ def on(rows: Packed, model: nn.Module) -> Packed:
     return rows if rows.tokens.device == device else Packed(*(field.to(device) for field in rows))
 
 
-def accuracy(weaver: Weaver, task: Any, items: Any) -> float:
-    """Share of greedy trajectories with the right answer."""
-    rollouts = weaver.roll(list(items.prompt), Options())
+def accuracy(weaver: Weaver, task: Any, items: Any, temperature: float) -> float:
+    """Share of trajectories with the right answer, sampled as at the test."""
+    rollouts = weaver.roll(list(items.prompt), Options(temperature=temperature))
     return float(np.mean([task.right(task.answer(r.text), t) for r, t in zip(rollouts, items.target, strict=True)]))
 
 
