@@ -42,6 +42,9 @@ def trained(run: Run) -> None:
                 potentials.append(tables.potentials_table(z[i : i + 1]).assign(seed=seed, epoch=epoch))
             if epoch == horizons[-1]:
                 run.table("factors", _factors(z))
+                run.table(
+                    "nodes", tables.node_table(z).assign(seed=lambda found: found.network.map(dict(enumerate(seeds))))
+                )
     run.samples(pd.concat(samples, ignore_index=True))
     run.table("potentials", pd.concat(potentials, ignore_index=True).drop(columns="network"))
     _accuracies(run)

@@ -7,6 +7,7 @@ import math
 import altair as alt
 import pandas as pd
 
+from methods.cogs import planes
 from methods.cogs.published import CONFIRMED, MEASURES, SHARES, TABLE, WRITTEN
 from tycho.adapter import Run
 from tycho.keys import read_setting
@@ -38,7 +39,8 @@ def synthesise(run: Run) -> None:
         _composition(run, str(task), finals)
         _orders(run, str(task), found.dropna(subset="step"))
         _potentials(run, str(task))
-        _generators(run, str(task))
+        planes.generators(run, str(task), _tables(run, str(task), "factors"))
+        planes.nodes(run, str(task), _tables(run, str(task), "nodes"))
         for knob in ("weight_decay", "width"):
             _sweep(run, str(task), finals, knob)
 
@@ -208,43 +210,7 @@ def _potentials(run: Run, task: str) -> None:
     )
 
 
-# --- At the end ----------------------------------------------------------------------------------------------------
-
-
-def _generators(run: Run, task: str) -> None:
-    """The factors of every named frequency in the complex plane; no figure where none is named."""
-    frame = _tables(run, task, "factors")
-    frame = frame[frame.arm == "trained"].drop(columns="arm").round(4)
-    if frame.empty:
-        return
-    frame = frame.assign(product=frame["product"].map(WRITTEN), factor=frame.factor + " factor")
-    ring = [{"part": "circle", "real": math.cos(t / 30 * math.pi), "imaginary": math.sin(t / 30 * math.pi), "turn": t} for t in range(61)]  # fmt: skip
-    rings = frame[["product", "factor"]].drop_duplicates().merge(pd.DataFrame(ring), how="cross")
-    axis = {"title": None, "scale": alt.Scale(domain=[-1.35, 1.35]), "axis": alt.Axis(values=[-1, 0, 1])}
-    base = alt.Chart().encode(x=alt.X("real:Q", **axis), y=alt.Y("imaginary:Q", **axis))
-    circle = base.mark_line(strokeWidth=0.7, opacity=0.5, color="gray").encode(order="turn:Q")
-    points = base.mark_point(size=30, filled=False).encode(
-        color=alt.Color("part:N", title="entry"), shape=alt.Shape("part:N", title="entry")
-    )
-    chart = (
-        alt.layer(
-            circle.transform_filter(alt.datum.part == "circle"), points.transform_filter(alt.datum.part != "circle")
-        )
-        .properties(width=120, height=120)
-        .facet(
-            data=pd.concat([frame, rings], ignore_index=True),
-            column=alt.Column("product:N", title=None, sort=list(WRITTEN.values())),
-            row=alt.Row("factor:N", title=None),
-        )
-    )
-    counts = frame[(frame.factor == "first factor") & (frame.part == "c")].groupby("product").size()
-    text = ", ".join(f"{counts[name]} {name}" for name in WRITTEN.values() if name in counts)
-    fours = frame[(frame["product"] == WRITTEN["nu=i * xi"]) & (frame.part == "c") & (frame.factor == "second factor")]
-    off = (fours.real**2 + (fours.imaginary.abs() - 1) ** 2).max() ** 0.5
-    says = f"The factors of all named frequencies at the end ({text}), entries a, b, c of each column."
-    if len(fours):
-        says += f" In {WRITTEN['nu=i * xi']}, c of the second factor lies at ±i (at most {off:.1g} off); a = ξ is free."
-    run.figure(f"generators-{task}", chart, says)
+# --- Sweeps ----------------------------------------------------------------------------------------------------------
 
 
 def _sweep(run: Run, task: str, finals: pd.DataFrame, knob: str) -> None:

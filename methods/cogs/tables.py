@@ -117,3 +117,24 @@ def nodes_table(z: Tensor, live: float = LIVE) -> pd.DataFrame:
         for name, column in zip("abc", columns.unbind(dim=1), strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def node_table(z: Tensor, live: float = LIVE) -> pd.DataFrame:
+    """One row a live node and part: network, frequency, order of the frequency, part (a, b, c), real, imaginary, modulus.
+
+    Coefficients are those at the node's frequency, as trained; modulus is their modulus.
+    """
+    belongs = members(z, live)
+    network, index, node = belongs.nonzero(as_tuple=True)
+    columns = z[network, :, index + 1, node]  # [nodes, 3]
+    frame = pd.DataFrame(
+        {
+            "network": network.repeat_interleave(3),
+            "frequency": (index + 1).repeat_interleave(3),
+            "order": belongs.sum(dim=-1)[network, index].repeat_interleave(3),
+            "part": list("abc") * len(network),
+            "real": columns.real.flatten(),
+            "imaginary": columns.imag.flatten(),
+        }
+    )
+    return frame.assign(modulus=(frame.real**2 + frame.imaginary**2) ** 0.5)

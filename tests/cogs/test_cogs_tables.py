@@ -87,3 +87,16 @@ def test_nodes_table_holds_each_live_node_once() -> None:
     assert len(table) == 2 * 3 * 14 and table.groupby(["network", "frequency"]).node.nunique().tolist() == [4, 6, 4] * 2
     row = table[(table.network == 1) & (table.node == 6) & (table.part == "c")].iloc[0]
     assert complex(row.real, row.imaginary) == pytest.approx(complex(z[2, row.frequency, 6]))
+
+
+def test_nodes_of_a_solution_stand_in_the_table_as_they_are() -> None:
+    """Order 6 everywhere: six nodes a frequency, all of one modulus, and abc of each is positive."""
+    d = 11
+    z = solutions.SOLUTIONS["order 6"].build(d, torch.Generator().manual_seed(0))[None]
+    table = tables.node_table(z)
+    assert table.groupby("part").size().to_dict() == dict.fromkeys("abc", 6 * (d - 1) // 2)
+    assert (table.order == 6).all() and set(table.frequency) == set(range(1, (d - 1) // 2 + 1))
+    assert table.modulus.std() < 1e-9 and table.modulus.mean() == pytest.approx(6 ** (-1 / 3))
+    values = (table.real + 1j * table.imaginary).to_numpy().reshape(-1, 3)
+    for (a, b, c), k in zip(values, table.frequency[::3], strict=True):
+        assert any(torch.allclose(torch.tensor([a, b, c]), z[0, :, k, j]) for j in range(z.shape[-1]))
