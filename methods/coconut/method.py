@@ -20,9 +20,7 @@ class CoconutConfig(MethodConfig):
         "stages", "the curriculum, its last stage alone, the whole trace, no trace, or token by token (iCoT)"
     )
     fill: Literal["thoughts", "pauses", "nothing"] = knob("thoughts", "what stands in the place of dropped steps")
-    marks: bool = knob(
-        False, "whether begin and end marks stand around them, as in the paper; at two layers each costs one of them"
-    )
+    marks: bool = knob(False, "whether begin and end marks stand around them, as in the paper")
     start: str = knob("", "the arm whose model the training goes on from; empty: the base model")
     start_steps: int = knob(0, "training steps that arm has had, which count as this one's", unit="steps", ge=0)
     # The curriculum.
