@@ -41,6 +41,8 @@ def log_to(path: Path | None) -> None:
     """The log (with tracebacks) to a file, or to the terminal."""
     log = logging.getLogger("tycho")
     log.setLevel(logging.INFO)
+    for old in list(log.handlers):  # of an earlier command in this process, whose stream may be closed
+        log.removeHandler(old)
     if path is None:
         handler: logging.Handler = logging.StreamHandler()
     else:
