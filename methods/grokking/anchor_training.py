@@ -15,6 +15,11 @@ from methods.grokking import anchors
 from methods.grokking.optimisers import OPTIMISERS
 from tycho.adapter import Run
 
+BETAS = (0.9, 0.98)  # of Grokfast and Nanda; 2501.04697 has (0.9, 0.99)
+# Without decay gradients fall below Adam's usual 1e-8, which then stops the training; 2501.04697 has 1e-25, whose square
+# roots float32 cannot hold.
+EPSILON = 1e-15
+
 
 class Point(NamedTuple):
     """Measured before the step of `epoch`. `state` is live: copy it to keep it."""
@@ -57,7 +62,7 @@ def train(
                 found = anchors.grokfast(found, memory)
             elif gradient == "orthogonal":
                 found = {name: anchors.orthogonal(slope, parameters[name]) for name, slope in found.items()}
-            OPTIMISERS[optimiser](parameters, found, memory, rate, decay, betas=(0.9, 0.98))
+            OPTIMISERS[optimiser](parameters, found, memory, rate, decay, BETAS, EPSILON)
         state["epoch"] = torch.tensor(epoch + 1)
         state.update({f"memory.{name}": part for name, part in memory.items()})
 

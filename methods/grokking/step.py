@@ -16,7 +16,7 @@ from torch.nn.functional import embedding_bag, pad
 
 from methods.grokking.network import ACTIVATIONS, Examples
 
-BLOCK = 2**17  # floats of hidden activity at a time: half a megabyte
+BLOCK = 2**18  # floats of hidden activity at a time: a megabyte
 CLASSES = 8
 
 
@@ -33,7 +33,7 @@ class Gradients:
         self.memory: dict[str, Tensor] = {}
         self.order, self.classes = order, -(-order // CLASSES) * CLASSES
         sizes = (seen.weight > 0).sum(dim=1)
-        several = max(1, BLOCK // (int(sizes.max()) * hidden))
+        self.several = several = max(1, BLOCK // (int(sizes.max()) * hidden))
         self.groups = [
             _Group(seen, slice(r, r + several), int(sizes[r : r + several].max()), order, self.classes, hidden)
             for r in range(0, len(sizes), several)
@@ -41,28 +41,31 @@ class Gradients:
 
     def __call__(self, W: Tensor, V: Tensor) -> dict[str, Tensor]:
         """{"W" [R, 2M, K], "V" [R, K, M]} at the weights W and V."""
-        dW, dV = torch.empty_like(W), torch.empty_like(V)
         hidden = W.shape[2]
-        for group in self.groups:
-            weights = W[group.networks]
-            rows = weights.reshape(-1, hidden)
-            output = pad(V[group.networks], (0, self.classes - self.order))
-            # sigma'(h) = 2 h of the square: the 2 goes into the smallest factor, the rest saves two passes over h.
-            back = output.transpose(1, 2) * 2 if self.square else output.transpose(1, 2)
-            flow = self._memory("flow", W, len(weights), group.size, hidden)
-            into = W.new_zeros(len(weights), self.classes, hidden)
-            for block in group.blocks:
-                h = embedding_bag(block.looked_up, rows, mode="sum").view(len(weights), -1, hidden)
-                active = torch.mul(h, h, out=self._memory("active", W, *h.shape)) if self.square else self.sigma(h)
-                error = block.centred(torch.bmm(active, output), self.order)
-                into.baddbmm_(error.transpose(1, 2), active)
-                part = flow[:, block.examples]
-                torch.bmm(error, back, out=part)
-                part *= h if self.square else self.slope(h)
-            summed = embedding_bag(group.sources, flow.view(-1, hidden), group.offsets, mode="sum")
-            dW[group.networks] = summed.view_as(weights)
-            dV[group.networks] = into[:, : self.order].transpose(1, 2)
-        return {"W": dW, "V": dV}
+        output = pad(V, (0, self.classes - self.order))
+        # sigma'(h) = 2 h of the square: the 2 goes into the smallest factor, the rest saves two passes over h.
+        back = (output * 2 if self.square else output).transpose(1, 2)
+        dV = V.new_zeros(len(V), self.classes, hidden)
+        parts = zip(self.groups, *(whole.split(self.several) for whole in (W, output, back, dV)), strict=True)
+        dW = [self._group(*part) for part in parts]
+        return {"W": torch.cat(dW).view_as(W), "V": dV[:, : self.order].transpose(1, 2).contiguous()}
+
+    def _group(self, group: _Group, W: Tensor, output: Tensor, back: Tensor, dV: Tensor) -> Tensor:
+        """[several * 2M, K] gradients of W; those of V are added to dV [several, classes, K]."""
+        networks, hidden = len(W), W.shape[2]
+        rows = W.reshape(-1, hidden)
+        flow = self._memory("flow", W, networks, group.size, hidden)
+        for block in group.blocks:
+            h = embedding_bag(block.looked_up, rows, block.two, mode="sum", include_last_offset=True).view(
+                networks, -1, hidden
+            )
+            active = torch.mul(h, h, out=self._memory("active", W, *h.shape)) if self.square else self.sigma(h)
+            error = block.centred(torch.bmm(active, output), self.order)
+            dV.baddbmm_(error.transpose(1, 2), active)
+            part = flow if len(group.blocks) == 1 else flow[:, block.examples]
+            torch.bmm(error, back, out=part)
+            part *= h if self.square else self.slope(h)
+        return embedding_bag(group.sources, flow.view(-1, hidden), group.offsets, mode="sum", include_last_offset=True)
 
     def _memory(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """Uninitialised memory of a shape, the same at each call where it is large enough: fresh pages cost more than work."""
@@ -79,7 +82,8 @@ class _Block:
         self.examples = examples
         left, right, target, weight = (part[networks, examples] for part in seen)
         first = 2 * order * torch.arange(len(left), device=left.device)[:, None]
-        self.looked_up = torch.stack([left + first, right + first + order], dim=-1).reshape(-1, 2)
+        self.looked_up = torch.stack([left + first, right + first + order], dim=-1).flatten()
+        self.two = torch.arange(0, len(self.looked_up) + 1, 2, device=left.device)
         self.hit = (torch.arange(target.numel(), device=target.device) * classes + target.flatten()).contiguous()
         self.minus_one = weight.new_full((len(self.hit),), -1)
         self.twice = 2 * weight[..., None]
@@ -108,4 +112,4 @@ class _Group:
         row = torch.cat([(left + first).flatten()[real], (right + first + order).flatten()[real]])
         self.sources = example[row.argsort(stable=True)]
         counts = torch.bincount(row, minlength=2 * order * len(left))
-        self.offsets = counts.cumsum(0) - counts
+        self.offsets = pad(counts.cumsum(0), (1, 0))
