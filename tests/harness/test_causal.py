@@ -7,8 +7,9 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from tycho.errors import TychoError
 from tycho.evaluation.bridge import COST
-from tycho.evaluation.causal import Causal, _common_prefix
+from tycho.evaluation.causal import Causal
 from tycho.lm.flops import forward_flops, generate_flops
 from tycho.tasks.common import ground
 
@@ -33,12 +34,11 @@ def requests(until: list[str], most: int = 12, **more) -> list[Instance]:
     ]
 
 
-@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_text_is_that_of_lm_evals_own_model(model, share, batch):
+def test_text_is_that_of_lm_evals_own_model(model, batch):
     theirs = HFLM(pretrained=model[0], tokenizer=model[1], batch_size=1).generate_until(requests([]), disable_tqdm=True)
     assert len({word for text in theirs for word in text.split()}) > 3
-    assert Causal(*model, batch, share_prefix=share).generate_until(requests([])) == theirs
+    assert Causal(*model, batch).generate_until(requests([])) == theirs
 
 
 def test_each_row_ends_at_its_own_stop_and_is_counted_until_there(model):
@@ -72,7 +72,14 @@ def test_scores_are_lm_evals_and_cost_one_pass(model):
     assert cost.flops == forward_flops(model[0].config, len(FEW.split()) + 1)
 
 
-def test_common_prefix():
-    assert _common_prefix([[1, 2, 3], [1, 2, 4], [1, 2]]) == 1
-    assert _common_prefix([[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 9]]) == 3
-    assert _common_prefix([[1], [1]]) == 0 and _common_prefix([[2, 1], [1, 1]]) == 0
+def test_samples_are_those_of_their_seed_whatever_the_batch(model):
+    drawn = {"do_sample": True, "temperature": 1.0, "top_p": 0.95}
+    one = Causal(*model, 6)
+    texts = [lm.generate_until(requests([], seed=seed, **drawn)) for lm, seed in ((one, 1), (one, 1), (one, 2))]
+    assert texts[0] == texts[1] != texts[2]
+    assert Causal(*model, 2).generate_until(requests([], seed=1, **drawn)) == texts[0]
+
+
+def test_options_that_cannot_be_followed_are_refused(model):
+    with pytest.raises(TychoError, match="repetition_penalty"):
+        Causal(*model, 6).generate_until(requests([], repetition_penalty=1.2))

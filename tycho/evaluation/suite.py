@@ -111,7 +111,6 @@ def run_benchmark(
     answer; `folder`: for the task's files. Raises TychoError on unknown names, on data that do not fit and where the hub
     cannot be reached.
     """
-    import torch
     from lm_eval.evaluator import evaluate
 
     from tycho.evaluation.bridge import quiet
@@ -123,8 +122,7 @@ def run_benchmark(
 
         data = gsm_symbolic(limit or ITEMS, seed=0)
     with quiet():
-        task = _task(found, name, protocol, data, folder, most)
-        torch.manual_seed(seed)
+        task = _task(found, name, protocol, data, folder, {"max_gen_toks": most, "seed": seed})
         results = evaluate(
             lm=model, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=1 if limit != 1 else 0,
             apply_chat_template=protocol == "chat", fewshot_as_multiturn=protocol == "chat",
@@ -182,7 +180,9 @@ def math_equal(answer: str, target: str) -> bool:
     return bool(answer) and bool(verify(parse(f"${target}$"), parse(f"${answer}$")))
 
 
-def _task(found: Benchmark, name: str, protocol: str, data: pd.DataFrame | None, folder: Path, most: int) -> Any:
+def _task(
+    found: Benchmark, name: str, protocol: str, data: pd.DataFrame | None, folder: Path, generation: dict[str, int]
+) -> Any:
     from tycho.evaluation.bridge import LocalTask
     from tycho.evaluation.local import dataset
 
@@ -191,7 +191,7 @@ def _task(found: Benchmark, name: str, protocol: str, data: pd.DataFrame | None,
         config |= {"training_split": None, "validation_split": None, "fewshot_split": None}
         config |= dataset(data, folder / name)
     if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = config["generation_kwargs"] | {"max_gen_toks": most}
+        config["generation_kwargs"] = config["generation_kwargs"] | generation
     config.pop("tag", None)
     try:
         return LocalTask(config=config | {"task": name})
