@@ -63,9 +63,9 @@ class World:
 
     def targets(self, texts: Sequence[str]) -> Tensor:
         """[B, n] completions of reference answers, filled up with end tokens."""
+        if self.style == "terse":  # each digit and sign is a word
+            texts = [" ".join(re.findall(r"[-+*/()0-9]", text)) for text in texts]
         rows = [self.encode(text) for text in texts]
-        if self.task == "countdown":
-            rows = [self.encode(" ".join(re.findall(r"\d|[-+*/()]", text))) for text in texts]
         long = max(map(len, rows)) + (self.end is not None)
         if long > self.n:
             raise TychoError(f"an answer of {long} tokens does not fit completions of {self.n}")
