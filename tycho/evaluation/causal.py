@@ -7,6 +7,8 @@ lets all go on until the last has ended.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import defaultdict, deque
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from tycho.engines import Settings
 from tycho.engines.local import Local
-from tycho.evaluation.bridge import COST, options_of
+from tycho.evaluation.bridge import COST, options_of, quiet
 from tycho.harness import Completion
 from tycho.lm.flops import forward_flops, generate_flops
 
@@ -29,18 +31,20 @@ class Causal(HFLM):
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, batch: int) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
+        with quiet():  # it warns that arguments for loading are ignored
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
+        self.silent = bool(os.environ.get("CI") or os.environ.get("TYCHO_QUIET")) or not sys.stderr.isatty()
         self.engine = Local(model, tokenizer, rows=batch)
         self._spent: list[tuple[int, int]] = []  # (prompt tokens, generated tokens) of rows, in the order of batches
         self._order: list[str] = []  # their contexts
         self.costs: dict[tuple[str, str], Completion] = {}  # of (context, continuation)
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         self._spent, self._order = [], []
         self.engine.generator.manual_seed(int(requests[0].args[1].get("seed", 0)))
         hook, self.cache_hook = self.cache_hook, _Order(self._order)
         try:
-            texts = super().generate_until(requests, disable_tqdm=disable_tqdm)
+            texts = super().generate_until(requests, disable_tqdm=disable_tqdm or self.silent)
         finally:
             self.cache_hook = hook
         spent: dict[str, deque[tuple[int, int]]] = defaultdict(deque)
@@ -53,7 +57,10 @@ class Causal(HFLM):
             request.args[1][COST] = [cost | {"flops": float(generate_flops(self.model.config, prompt, new))}]
         return texts
 
-    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = True, **options: Any) -> Any:
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or self.silent)
+
+    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
         for pair, context, continuation in requests:
             # The last token is never passed in. Each pair as if it were alone: no context is shared.
             flops = forward_flops(self.model.config, len(context) + len(continuation) - 1)

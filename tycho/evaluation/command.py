@@ -85,6 +85,8 @@ def load(source: str, device: str = "cpu", dtype: str = "auto") -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from tycho.lm.small import _quiet
+
     if dtype not in DTYPES:
         raise TychoError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     kind = inference_dtype(device) if dtype == "auto" else getattr(torch, dtype)
@@ -100,6 +102,7 @@ def load(source: str, device: str = "cpu", dtype: str = "auto") -> Loaded:
             f"{source!r} is no model: name a folder, smollm2, or owner/name@revision (a commit, so that the same weights "
             "come tomorrow)"
         )
+    _quiet()
     place, more = (source, {}) if Path(source).is_dir() else (name, {"revision": revision})
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **more)
@@ -160,32 +163,31 @@ def sentence(score: Score) -> str:
 
 
 def show(scores: Sequence[Score], beside: dict[str, dict[str, Published]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Two lines a score, under its model's name, and notes on where published numbers stand."""
+    notes: list[str] = []
 
-    console = Console(soft_wrap=True, markup=False)
-    table = Table(
-        "model", "task", "accuracy, 95 % interval, limits", "metric", "tokens", "passes", "GFLOP", "published", box=None
-    )
-    notes = []
-    for score in scores:
-        known = beside[score.model].get(score.task)
-        if known and known.where not in notes:
-            notes.append(known.where)
-        table.add_row(
-            score.model, score.task, sentence(score), score.metric, f"{score.generated_tokens:.1f}",
-            f"{score.forward_passes:.1f}", f"{score.flops / 1e9:.1f}",
-            f"{known.value} % [{notes.index(known.where) + 1}]" if known else "",
-        )  # fmt: skip
-    console.print(table)
-    for model, mean in means(scores):
-        known = beside[model].get("commonsense")
-        console.print(
-            f"{model}: mean of the eight common-sense tasks {mean:.1%}; published {known.value if known else '-'}"
-        )
-    console.print("Tokens, forward passes and FLOPs are means an item. Intervals are Wilson's, over items.")
+    def known(model: str, task: str) -> str:
+        found = beside[model].get(task)
+        if not found:
+            return "nothing published for this model under this protocol"
+        if found.where not in notes:
+            notes.append(found.where)
+        return f"published: {found.value} % [{notes.index(found.where) + 1}]"
+
+    average = dict(means(scores))
+    for model in dict.fromkeys(score.model for score in scores):
+        print(model)
+        for score in (score for score in scores if score.model == model):
+            print(f"  {score.task}: {sentence(score)}")
+            print(
+                f"    by {score.metric}; {score.generated_tokens:.1f} tokens, {score.forward_passes:.1f} forward passes, "
+                f"{score.flops / 1e9:.1f} GFLOP an item; {known(model, score.task)}"
+            )
+        if model in average:
+            print(f"  mean of the eight common-sense tasks: {average[model]:.1%}; {known(model, 'commonsense')}")
+    print("Intervals are Wilson's 95 %, over items.")
     for number, where in enumerate(notes, 1):
-        console.print(f"[{number}] {where}; measured otherwise than here, so ours is no reproduction of it.")
+        print(f"[{number}] {where}; measured otherwise than here, so ours is no reproduction of it.")
 
 
 def write(

@@ -213,7 +213,17 @@ def _completion(found: Benchmark) -> dict[str, Any]:
 
     with _any_antlr():
         config = load_yaml(Path(lm_eval.tasks.__file__).parent / f"{found.harness}.yaml", resolve_func=True)
+    if found.metric == "math_verify":  # Minerva's own comparison beside it would call the parser that is not there
+        metric = {"metric": found.metric, "aggregation": "mean", "higher_is_better": True}
+        config |= {"process_results": _solved, "metric_list": [metric]}
     return config | {"num_fewshot": found.shots}
+
+
+def _solved(doc: dict[str, Any], responses: list[str]) -> dict[str, float]:
+    """MATH: whether a written solution ends in the value of the published one."""
+    from math_verify import parse, verify
+
+    return {"math_verify": float(verify(parse(doc["solution"]), parse(responses[0])))}
 
 
 def _chat(found: Benchmark) -> dict[str, Any]:
