@@ -102,10 +102,9 @@ def published_blocks(lengths: Tensor, count: int, block: int, m: int, generator:
 
 def first_of(candidates: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
     """k [...] random ones of the candidates [..., n]."""
-    rank = (
-        torch.rand(candidates.shape, generator=generator).masked_fill(~candidates, 2.0).argsort(dim=-1).argsort(dim=-1)
-    )
-    return candidates & (rank < k[..., None])
+    order = torch.rand(candidates.shape, generator=generator).masked_fill_(~candidates, 2.0).argsort(dim=-1)
+    first = torch.arange(candidates.shape[-1]).expand(order.shape) < k[..., None]
+    return candidates & torch.zeros_like(candidates).scatter_(-1, order, first)
 
 
 def apply(x: Tensor, hidden: Tensor, mask_token: int) -> Tensor:
