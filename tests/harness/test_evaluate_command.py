@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import letters
 import pandas as pd
 import pytest
 
@@ -13,9 +14,6 @@ from tycho import cli
 from tycho.errors import TychoError
 from tycho.evaluation.command import load, published, read_data, sentence
 from tycho.evaluation.suite import Score
-
-sys.path.append(str(Path(__file__).parent))
-import letters
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
+import letters
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,9 +17,6 @@ from tycho.evaluation.bridge import Bridge
 from tycho.evaluation.causal import Causal
 from tycho.evaluation.command import load
 from tycho.harness import Completion
-
-sys.path.append(str(Path(__file__).parent))
-import letters
 
 GSM8K = pd.DataFrame({
     "question": [f"Tom has {n} apples and buys {n} more. How many?" for n in range(1, 9)],
