@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tycho.errors import TychoError, one_line
 
@@ -106,7 +107,7 @@ class LLaDA(nn.Module):
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, False
         parts = {
             "wte": nn.Embedding(config.embedding_size, config.d_model),
             "blocks": nn.ModuleList(Block(config) for _ in range(config.n_layers)),
@@ -131,19 +132,25 @@ class LLaDA(nn.Module):
             angles = torch.arange(n, device=ids.device).float()[:, None] * rates
             rotary = angles.cos(), angles.sin()
         for block in parts["blocks"]:
-            x = block(x, rotary, keep)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotary, keep, use_reentrant=False)
+            else:
+                x = block(x, rotary, keep)
         return parts["ff_out"](parts["ln_f"](x[:, -(last or n) :]))
 
 
 def build(config: LLaDAConfig, seed: int) -> LLaDA:
-    """Fresh weights: normal with standard deviation 0.02, the layers that write to the residual stream 1/√(2 n_layers) of it."""
+    """Fresh weights: normal with standard deviation 0.8/√d_model, as our other small models have it; layers that write to
+    the residual stream 1/√(2 n_layers) of it. With 0.02 a small model learns late, and policy gradients unlearn it.
+    """
+    std = 0.8 / config.d_model**0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LLaDA(config)
         for name, weight in model.named_parameters():
             if weight.dim() == 2:
                 writes = name.endswith(("attn_out.weight", "ff_out.weight")) and "blocks" in name
-                nn.init.normal_(weight, std=0.02 / (2 * config.n_layers) ** 0.5 if writes else 0.02)
+                nn.init.normal_(weight, std=std / (2 * config.n_layers) ** 0.5 if writes else std)
     return model
 
 

@@ -28,6 +28,7 @@ class SpgConfig(MethodConfig):
         ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"], "layers that get adapters"
     )
     bf16: bool = knob(False, "whether weights are held and computed in bfloat16")
+    recompute: bool = knob(False, "whether activations are computed again in the backward pass, to save memory")
     # the task
     puzzles: int = knob(4000, "training puzzles", ge=1)
     blanks: tuple[int, int] = knob((6, 11), "least and most empty cells of a Sudoku", unit="cells")

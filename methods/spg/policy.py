@@ -72,11 +72,16 @@ class Policy(nn.Module):
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float, targets: list[str]) -> nn.Module:
-    """Low-rank adapters on the linear layers whose names end in one of `targets`; everything else is frozen."""
+    """Low-rank adapters on the linear layers whose names end in one of `targets`; everything else is frozen. Adapters
+    are float32 whatever the weights are."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none")
-    return inject_adapter_in_model(config, model)
+    model = inject_adapter_in_model(config, model)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # small steps would be lost in bfloat16
+    return model
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -93,7 +93,7 @@ def _published(run: Run) -> None:
 def _reinforce(run: Run) -> None:
     config = run.config
     policy = load_policy(run.inputs["base"].model, run.key.task, config, run.device)
-    world = policy.world
+    world, policy.model.recompute = policy.world, config.recompute
     if config.lora_rank:
         targets = config.lora_targets
         add_lora(policy.model, config.lora_rank, config.lora_alpha, config.lora_dropout, targets).to(run.device)

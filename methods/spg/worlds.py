@@ -50,7 +50,8 @@ class World:
         """n puzzles of a split."""
         if self.task == "sudoku":
             return puzzles.sudoku(n, split, np.random.default_rng(seed), blanks=self.blanks, style=self.style)
-        return puzzles.countdown(n, split, seed % 2**31, style=self.style)
+        largest = 9 if self.style == "terse" else 99
+        return puzzles.countdown(n, split, seed % 2**31, largest=largest, style=self.style)
 
     def held_out(self, n: int, split: Split) -> Sudoku | Countdown:
         """The split's fixed items: the same for all arms and seeds."""
