@@ -65,7 +65,6 @@ class SpgConfig(MethodConfig):
     test_items: int = knob(200, "test puzzles", stage="evaluate", ge=2)
     sandwich_items: int = knob(24, "test puzzles whose likelihood is enumerated", stage="analyse", ge=1)
     sandwich_tokens: int = knob(6, "tokens of them that are hidden, n", stage="analyse", ge=1, le=8)
-    draws: int = knob(48, "draws of masks for the variance of gradients", stage="analyse", ge=2)
     instances: int = knob(50, "random instances of each identity", stage="analyse", ge=1)
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 import pandas as pd
+from scipy import stats
 
 from tycho.adapter import Run
 
@@ -35,20 +36,29 @@ def _curves(run: Run, task: str, found: pd.DataFrame) -> None:
     if curves.empty:
         return
     smooth = curves.groupby(["arm", "seed"]).value.transform(lambda v: v.rolling(WINDOW, min_periods=1).mean())
-    frame = curves.assign(value=smooth, arm=curves.arm.map(NAMES))[["arm", "seed", "step", "value"]]
-    band = frame.groupby(["arm", "step"], as_index=False).value.agg(["mean", "min", "max"])
+    frame = curves.assign(value=smooth, arm=curves.arm.map(NAMES))
+    band = frame.groupby(["arm", "step"]).value.agg(["mean", "sem", "count"]).reset_index()
+    half = band["sem"].fillna(0.0) * stats.t.ppf(0.975, band["count"].clip(lower=2) - 1)  # 95 %, over seeds
+    band = band.assign(low=band["mean"] - half, high=band["mean"] + half).drop(columns=["sem", "count"])
     base = alt.Chart(band).encode(x=alt.X("step:Q", title="gradient step"), color=alt.Color("arm:N", title=None))
+    scale = alt.Scale(zero=False, domain=_around(band["mean"]), clamp=True)
     chart = alt.layer(
-        base.mark_area(opacity=0.18).encode(y="min:Q", y2="max:Q"),
-        base.mark_line().encode(y=alt.Y("mean:Q", title="reward of the rollouts", scale=alt.Scale(zero=False))),
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", scale=scale, title="reward of the rollouts"), y2="high:Q"),
+        base.mark_line().encode(y=alt.Y("mean:Q", scale=scale)),
     ).properties(width=430, height=240)
     last = band[band.step == band.step.max()].set_index("arm")["mean"]
     order = ", ".join(f"{arm} {value:.2f}" for arm, value in last.sort_values(ascending=False).items())
     run.figure(
         f"reward-{task}",
         chart,
-        f"Reward of the sampled completions while training, mean and range over seeds; at the end: {order}.",
+        f"Reward of the sampled completions while training, mean over seeds with its 95 % interval; at the end: {order}.",
     )
+
+
+def _around(values: pd.Series) -> list[float]:
+    """The axis' ends: what the lines need and some of the bands, which are wide with few seeds."""
+    margin = 0.25 * float(values.max() - values.min()) + 0.01
+    return [round(float(values.min()) - margin, 3), round(float(values.max()) + margin, 3)]
 
 
 def _ends(run: Run, task: str, found: pd.DataFrame) -> None:
