@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from methods.deepconf.rules import BY_BUDGET
 from tycho.adapter import Run
 
 KINDS = {
@@ -27,7 +28,10 @@ def analyse(run: Run) -> None:
             run.metric("tokens_saved", row.saved, variant=row.rule, setting=row.setting)
     frontier(run, table[table.setting == ""])
     confidence_curves(run)
-    ablation(run, table)
+    if table.setting.str.startswith("window=").any():
+        ablation(run, table)
+    if table.setting.str.startswith("budget=").any():
+        by_budget(run, table)
 
 
 def summary(samples: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +118,7 @@ def confidence_curves(run: Run) -> None:
 def ablation(run: Run, table: pd.DataFrame) -> None:
     names = ["lowest@10", "bottom10%@10", "tail@10", "low"]
     window = int(run.config.window)
-    frame = table[table.rule.isin(names)].copy()
+    frame = table[table.rule.isin(names) & ~table.setting.str.startswith("budget=")].copy()
     frame["window"] = [int(text.removeprefix("window=")) if text else window for text in frame.setting]
     auc = run.job.record("metrics").query("name == 'auc'").set_index("variant").value
     chart = (
@@ -133,3 +137,25 @@ def ablation(run: Run, table: pd.DataFrame) -> None:
         chart,
         f"Accuracy by window; AUC of right against wrong traces of a question at window {window}: {text or 'none to tell apart'}.",
     )
+
+
+def by_budget(run: Run, table: pd.DataFrame) -> None:
+    """Accuracy and tokens of the main rules at every budget: at equal accuracy the curve to the left is the cheaper rule."""
+    frame = table[table.rule.isin(BY_BUDGET) & ~table.setting.str.startswith("window=")].copy()
+    frame["budget"] = [int(text.removeprefix("budget=")) if text else run.config.budget for text in frame.setting]
+    chart = (
+        alt.Chart(frame[["rule", "tokens", "accuracy", "budget"]])
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("tokens:Q", title="generated tokens a question", scale=alt.Scale(type="log", nice=False)),
+            y=alt.Y("accuracy:Q", title="accuracy", axis=PERCENT, scale=alt.Scale(zero=False)),
+            color=alt.Color("rule:N", title=None),
+            order="budget:Q",
+            tooltip=["rule", "budget", "tokens", "accuracy"],
+        )
+        .properties(width=420, height=260)
+    )
+    budgets = sorted(set(frame.budget))
+    values = frame.set_index(["rule", "budget"]).accuracy
+    text = "; ".join(f"{rule} " + ", ".join(f"{values[rule, b]:.0%}" for b in budgets) for rule in ("majority", "low"))
+    run.figure("budgets", chart, f"A point a budget of {', '.join(map(str, budgets))} traces: {text}.")

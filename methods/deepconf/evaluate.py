@@ -8,6 +8,7 @@ import pandas as pd
 from methods.deepconf import pools, rules
 from methods.deepconf.live import disagreement, think
 from methods.deepconf.online import MODES, Policy, replay
+from methods.deepconf.tasks import GROUND, ON_GROUND
 from tycho.adapter import Run
 from tycho.engines.local import Local
 
@@ -47,7 +48,10 @@ def evaluate(run: Run) -> None:
         policy=policy(config),
         windows=[window for window in config.windows if window != config.window],
         rng=run.rng("orders"),
+        budgets=[fewer for fewer in config.budgets if config.warmup < fewer < config.budget],
     )
+    if run.key.task in GROUND:
+        frame = frame[frame.variant.isin(ON_GROUND) & (frame.setting == "")]
     ballots = frame.groupby(["variant", "setting"]).ballots.mean()
     for (variant, where), value in ballots.items():
         run.metric("ballots", value, variant=variant, setting=where)

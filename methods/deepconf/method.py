@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from methods.deepconf.published import MODELS, SETS, Model
+from methods.deepconf.tasks import GROUND
 from tycho.adapter import Arm, Method, MethodConfig, Need, Paper, Run, knob
 from tycho.keys import JobKey
 
@@ -19,11 +21,15 @@ class DeepConfConfig(MethodConfig):
     model: str = knob("", "who answers: smollm2, a server's URL, a folder or a hub id", stage="evaluate")
     revision: str = knob("", "the hub's commit of `model`", stage="evaluate")
     served: str = knob("", "the model's name at a server that serves several", stage="evaluate")
+    effort: str = knob("", "reasoning effort that requests ask a server for", stage="evaluate")
+    system: str = knob("", "system message to a server's model", stage="evaluate")
+    asked: str = knob("", "what stands behind every question of a published set", stage="evaluate")
     data: str = knob("", "questions of a published set: FILE.jsonl or hub://owner/name@commit/file", stage="evaluate")
     answers: str = knob("boxed", "how a text states its answer: boxed, hashes, letter, number, last_line", stage="evaluate")  # fmt: skip
     questions: int = knob(100, "questions", stage="evaluate", ge=1)
     pool: int = knob(128, "traces sampled a question", unit="traces", stage="evaluate", ge=2)
     budget: int = knob(96, "traces a rule may use, K or B of the paper", unit="traces", stage="evaluate", ge=2)
+    budgets: list[int] = knob([], "further budgets, for accuracy against budget", unit="traces", stage="evaluate")
     resamples: int = knob(8, "working sets drawn from the pool", stage="evaluate", ge=1)
     warmup: int = knob(16, "warm-up traces N_init", unit="traces", stage="evaluate", ge=1)
     window: int = knob(6, "tokens of a confidence group", unit="tokens", stage="evaluate", ge=1)
@@ -39,6 +45,17 @@ class DeepConfConfig(MethodConfig):
     keep_traces: bool = knob(False, "save the pool as a trace file (tables/pool.parquet)", stage="evaluate")
 
 
+def answered_by(model: Model) -> Arm:
+    """The rules over a published model's traces."""
+    return Arm(
+        f"the rules over traces of {model.served} behind a server (scale paper)",
+        config={
+            "served": model.served, "temperature": model.temperature, "top_p": model.top_p, "top_k": model.top_k,
+            "most": model.most, "effort": model.effort,
+        },
+    )  # fmt: skip
+
+
 class DeepConf(Method):
     name = "deepconf"
     title = "DeepConf: deep think with confidence"
@@ -51,6 +68,7 @@ class DeepConf(Method):
     arms = {
         "model": Arm("the model that is trained on traces with noisy facts", role="ingredient"),
         "rules": Arm("all voting and stopping rules, controls among them, over one pool of traces, and a live run"),
+        **{name: answered_by(model) for name, model in MODELS.items()},
     }
     tasks = {
         "facts-20": "products of seven numbers mod a prime, merged in any order; 20 % of the facts are noisy in training",
@@ -58,11 +76,8 @@ class DeepConf(Method):
         "facts-50": "the same with 50 % noisy facts",
         "chain": "as facts-35, always merged from the left: all traces of a question meet the same facts until they err",
         "sums": "sums of two one-digit numbers by SmolLM2-135M-Instruct, after four solved examples",
-        "aime24": "AIME 2024",
-        "aime25": "AIME 2025",
-        "brumo25": "BRUMO 2025",
-        "hmmt25": "HMMT February 2025",
-        "gpqa": "GPQA Diamond",
+        **{task: f"the common ground, {task}, answered by Coconut's chain-of-thought model" for task in GROUND},
+        **{name: questions.says for name, questions in SETS.items()},
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:
@@ -72,7 +87,9 @@ class DeepConf(Method):
         from methods.deepconf.tasks import trained_task
 
         task = trained_task(key.task)
-        if key.arm != "rules" or not task:
+        if key.arm != "model" and key.task in GROUND:
+            return {"model": Need(JobKey(key.scale, "coconut", "cot", key.task, key.seed))}
+        if key.arm == "model" or not task:
             return {}
         return {"model": Need(JobKey(key.scale, key.method, "model", task, key.seed))}
 

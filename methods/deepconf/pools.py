@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pandas as pd
 from methods.deepconf.answers import canonical, codes, equal, finder
 from methods.deepconf.confidence import Floats, Ragged
 from methods.deepconf.live import confidence_of
-from methods.deepconf.tasks import CHAIN, SUMS, trained_task
+from methods.deepconf.tasks import CHAIN, GROUND, SUMS, trained_task
 from methods.deepconf.traces import Traces
 from tycho.adapter import Run
 from tycho.engines import Completion, Engine, Settings, connect
@@ -76,9 +78,18 @@ def problem(run: Run) -> Problem:
     task, config = run.key.task, run.config
     if trained_task(task):
         return symbolic(config.questions, config.modulus)
+    if task in GROUND:
+        return ground(task, config.questions)
     if task == SUMS:
         return sums(config.questions)
-    return published(task, config.data, config.questions, config.answers)
+    return published(task, config.data, config.questions, config.answers, config.asked)
+
+
+def ground(task: str, count: int) -> Problem:
+    """The first test items of a common task, which all language methods answer."""
+    from tycho.harness import common_items, written_answer
+
+    return Problem(common_items(task, count), lambda text: written_answer(text) or None, None, str.__eq__)
 
 
 def symbolic(count: int, modulus: int = 19) -> Problem:
@@ -111,37 +122,43 @@ def sums(count: int, shots: int = 4) -> Problem:
     )  # fmt: skip
 
 
-def published(task: str, source: str, count: int, answers: str) -> Problem:
-    """A JSONL file of `question` and `answer` (or `problem` and `answer`), from a path or the hub."""
-    import json
-
+def published(task: str, source: str, count: int, answers: str, asked: str = "") -> Problem:
+    """Rows of `question` (or `problem`) and `answer`, JSON lines or parquet, from a path or the hub; `asked` follows each."""
+    from methods.deepconf.published import SETS
     from tycho.tasks.published import fetch
 
     if not source:
+        at = f"hub://{SETS[task].hub}@COMMIT/FILE" if task in SETS else "hub://owner/name@COMMIT/FILE"
         raise TychoError(
-            f"task {task} needs its questions: set data=FILE.jsonl or data=hub://owner/name@COMMIT/file.jsonl "
-            "(lines with `question` and `answer`; all 40 digits of the commit)"
+            f"task {task} needs its questions: set data=FILE.jsonl or data={at} "
+            "(rows with `question` and `answer`; all 40 digits of the commit)"
         )
-    lines = [line for line in fetch(source).read_text(encoding="utf-8").splitlines() if line.strip()]
     try:
-        rows = [json.loads(line) for line in lines]
-        pairs = [(str(row.get("question") or row["problem"]), str(row["answer"])) for row in rows][:count]
+        rows = rows_of(fetch(source))
+        pairs = [(str(row.get("question") or row["problem"]) + asked, str(row["answer"])) for row in rows][:count]
     except (ValueError, KeyError, AttributeError) as error:
         raise TychoError(f"{source} is not JSON lines with `question` and `answer`: {error}") from error
     items = make_items([question for question, _ in pairs], [answer for _, answer in pairs])
     return Problem(items, finder(answers), canonical, equal)
 
 
+def rows_of(path: Path) -> list[Any]:
+    """A file's rows. Raises ValueError where it is not what its name says."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).to_dict("records")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def engine(run: Run) -> Engine:
     """The model that answers: the one this job's `model` arm trained, or what the config names."""
     config, task = run.config, run.key.task
-    if not trained_task(task):
+    if not trained_task(task) and task not in GROUND:
         source = config.model or ("smollm2" if task == SUMS else "")
         if not source:
             raise TychoError(f"task {task} needs a model: set model=URL of a server, a folder, or a hub id")
-        options = {"rows": config.rows} if not source.startswith("http") else {"model": config.served, "chat": True}
-        found = connect(source, device=run.device, revision=config.revision, seed=run.seed("traces"), **options)
-        return found
+        if source.startswith("http"):
+            return served(config, source)
+        return connect(source, device=run.device, revision=config.revision, seed=run.seed("traces"), rows=config.rows)
     from tycho.engines.local import Local
     from tycho.lm import small
     from tycho.tasks import arithmetic
@@ -152,6 +169,20 @@ def engine(run: Run) -> Engine:
         places = [words[f"@{place}"] for place in range(1, shape(config.modulus).numbers - 1)]
         model.generation_config.suppress_tokens = places
     return Local(model.eval(), tokenizer, rows=config.rows, seed=run.seed("traces"))
+
+
+def served(config: Any, url: str) -> Engine:
+    """A chat server's model, asked with a system message where there is one."""
+    from tycho.engines.server import Server
+
+    class Chat(Server):
+        def body(self, prompt: Any, settings: Settings) -> dict[str, Any]:
+            body = super().body(prompt, settings)
+            first = [{"role": "system", "content": config.system}] if config.system else []
+            return body | {"messages": [*first, *body["messages"]]}
+
+    extra = {"reasoning_effort": config.effort} if config.effort else {}
+    return Chat(url, config.served, chat=True, extra=extra)
 
 
 def settings(config: Any, stop: tuple[str, ...]) -> Settings:

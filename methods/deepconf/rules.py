@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from methods.deepconf.online import (
 from methods.deepconf.pools import Pool
 from methods.deepconf.voting import paper_rules, vote_all
 
+BY_BUDGET = ("majority", "lowest@10", "low", "low+tau", "high", "consensus-only")
 AUC = ("mean", "lowest", "bottom10%", "tail")
 
 
@@ -93,7 +94,14 @@ def online(
 
 
 def samples(
-    pool: Pool, *, budget: int, resamples: int, policy: Policy, windows: list[int], rng: np.random.Generator
+    pool: Pool,
+    *,
+    budget: int,
+    resamples: int,
+    policy: Policy,
+    windows: list[int],
+    rng: np.random.Generator,
+    budgets: Sequence[int] = (),
 ) -> pd.DataFrame:
     """One row a question and rule: `score` is the share of resamples that are right, tokens their mean."""
     rows = []
@@ -109,6 +117,13 @@ def samples(
             made = replay(confidences, codes, order, replace(policy, window=window, tau=None))
             spent = np.full(len(order), np.nan)
             said.append((where, Said("low", made.outcome.answer, made.tokens, spent, made.outcome.ballots)))
+        for fewer in budgets:  # the same orders, ended earlier
+            where = f"budget={fewer}"
+            every = (
+                *offline(confidences, codes, order[:, :fewer], policy.window),
+                *online(confidences, codes, order[:, :fewer], policy, rng),
+            )
+            said += [(where, one) for one in every if one.rule in BY_BUDGET]
         right = np.append(pool.right[place], False)  # the last one is what -1 finds
         for where, one in said:
             share = float(right[one.codes].mean())
@@ -125,6 +140,7 @@ def samples(
                     "correct": bool(right[first]),
                     "score": share,
                     "generated_tokens": round(float(np.mean(one.tokens))),
+                    "forward_passes": round(float(np.mean(one.tokens))),  # a token is one pass of its trace
                     "sequential_tokens": pd.NA if np.isnan(steps) else round(steps),
                     "ballots": float(np.mean(one.ballots)),
                 }

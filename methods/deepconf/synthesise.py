@@ -5,18 +5,19 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from methods.deepconf.tasks import CHAIN, HARD, SUMS
+from methods.deepconf.tasks import CHAIN, GROUND, HARD, SUMS
 from tycho.adapter import Run
 
 RULES = ("majority", "low", "low+tau", "high", "consensus-only", "random-stop")
 
 
 def synthesise(run: Run) -> None:
-    views = [view for view in run.jobs if view.key.arm == "rules"]
+    views = [view for view in run.jobs if view.key.arm != "model"]
     frames = [view.record("metrics").query("stage in ('evaluate', 'analyse') and step.isna()") for view in views]
     metrics = pd.concat(frames, ignore_index=True)
     metrics = metrics[metrics.setting == ""]
-    order = [task for task in (*HARD, CHAIN, SUMS) if task in set(metrics.task)]
+    metrics["task"] = metrics.task + metrics.arm.map(lambda arm: "" if arm == "rules" else f" · {arm}")
+    order = [task for task in (*HARD, CHAIN, SUMS, *GROUND) if task in set(metrics.task)]
     order += sorted(set(metrics.task) - set(order))
     rows = metrics[(metrics.name == "mean_accuracy") & metrics.variant.isin(RULES)]
     rows = rows.groupby(["task", "variant"], as_index=False).value.mean()

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from methods.deepconf import pools, rules
 from methods.deepconf.analyse import dominated, summary
@@ -112,7 +111,7 @@ def test_sums_are_verified_by_reasoning_gym():
 
 
 def test_published_sets_are_files_or_commits(tmp_path):
-    with pytest.raises(TychoError, match="task aime25 needs its questions: set data="):
+    with pytest.raises(TychoError, match=r"set data=FILE\.jsonl or data=hub://MathArena/aime_2025@COMMIT"):
         pools.published("aime25", "", 5, "boxed")
     with pytest.raises(TychoError, match="40 digits"):
         pools.published("aime25", "hub://owner/name@main/x.jsonl", 5, "boxed")
@@ -126,16 +125,71 @@ def test_published_sets_are_files_or_commits(tmp_path):
         pools.published("aime25", str(path), 5, "boxed")
 
 
+PAPER = {  # hub id, temperature, top-p, top-k, tokens: examples of the public code; Table 11 for Qwen3
+    "deepseek_8b": ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 0.6, 0.95, 0, 64_000),
+    "qwen3_8b": ("Qwen/Qwen3-8B", 0.6, 0.95, 20, 32_000),
+    "qwen3_32b": ("Qwen/Qwen3-32B", 0.6, 0.95, 20, 32_000),
+    "gpt_oss_20b": ("openai/gpt-oss-20b", 1.0, 1.0, 40, 130_000),
+    "gpt_oss_120b": ("openai/gpt-oss-120b", 1.0, 1.0, 40, 130_000),
+}
+
+
 def test_scale_paper_is_the_papers():
-    """K = B = 512 from a pool of 4096, 64 resamples; window, warm-up, tau and k of Algorithm 2; the public sampling settings."""
-    plan = yaml.safe_load((ROOT / "methods/deepconf/scales.yaml").read_text())["paper"]
-    expected = {
-        "budget": 512, "pool": 4096, "resamples": 64, "window": 2048, "warmup": 16, "tau": 0.95, "k": 20,
-        "temperature": 0.6, "top_p": 0.95, "top_k": 0, "most": 64000,
-        "served": "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B",
-    }  # fmt: skip
-    assert {name: plan["config"][name] for name in expected} == expected
-    assert plan["tasks"] == ["aime24", "aime25", "brumo25", "hmmt25", "gpqa"]
+    """Models with their sampling, K = B up to 512 from a pool of 4096, 64 resamples, and the numbers of Algorithm 2."""
+    from methods.deepconf.published import ASKED, BUDGETS, MODELS, POOL, RESAMPLES, SETS, TAU, WARMUP, WINDOW, K
+    from tycho.config import load_settings
+    from tycho.jobs import plan
+
+    planned = plan(load_settings({"scale": "paper", "only": ["deepconf"]}))
+    jobs = {(key.arm, key.task): job.config for key, job in planned.jobs.items() if key.arm in MODELS}
+    assert set(jobs) == {(arm, task) for arm in PAPER for task in SETS}
+    assert set(SETS) == {"aime24", "aime25", "brumo25", "hmmt25", "amc23", "math500", "gpqa"}
+    for (arm, _), config in jobs.items():
+        assert (config.served, config.temperature, config.top_p, config.top_k, config.most) == PAPER[arm]
+        assert config.effort == ("high" if arm.startswith("gpt") else "")
+        assert config.asked == ("" if arm == "deepseek_8b" else ASKED) and config.answers == "boxed"
+        assert (*config.budgets, config.budget) == BUDGETS == (32, 64, 128, 256, 512)
+        assert (config.pool, config.resamples) == (POOL, RESAMPLES) == (4096, 64)
+        assert (config.warmup, config.window, config.k, config.tau) == (WARMUP, WINDOW, K, TAU) == (16, 2048, 20, 0.95)
+    assert len({config.model for config in jobs.values()}) == len(MODELS)  # a server a model
+
+
+def test_the_common_ground_is_answered_by_coconuts_model():
+    from methods.deepconf.method import DeepConf
+    from tycho.harness import common_items
+    from tycho.keys import JobKey
+
+    key = JobKey("quick", "deepconf", "rules", "products-verbose", 2)
+    need = DeepConf().needs(key, None)["model"]
+    assert need.key == JobKey("quick", "coconut", "cot", "products-verbose", 2)
+    problem = pools.ground("products-verbose", 5)
+    assert problem.items.equals(common_items("products-verbose", 5))
+    assert problem.find("1 : 3 ; [A] 4") == "4" and problem.find("1 : 3") is None
+
+
+def test_smaller_budgets_are_the_same_orders_ended_earlier():
+    pool, policy = made_pool(), Policy(warmup=4, window=3)
+    made = {"resamples": 5, "policy": policy, "windows": []}
+    frame = rules.samples(pool, budget=16, budgets=[8], rng=np.random.default_rng(1), **made)
+    alone = rules.samples(pool, budget=8, rng=np.random.default_rng(1), **made)
+    first, item = pool.problem.items["item"].iloc[0], "item"  # later questions draw on from other states
+    found = frame[(frame.setting == "budget=8") & (frame[item] == first)].set_index("variant")
+    assert set(found.index) == set(rules.BY_BUDGET)
+    expected = alone[alone[item] == first].set_index("variant").loc[found.index]
+    assert found.score.equals(expected.score) and found.generated_tokens.equals(expected.generated_tokens)
+
+
+def test_a_server_gets_the_system_message_and_the_effort():
+    from types import SimpleNamespace
+
+    from tycho.engines import Settings
+
+    config = SimpleNamespace(served="m", system="You are m.", effort="high")
+    body = pools.served(config, "http://127.0.0.1:9/v1").body("1+1?", Settings(top_logprobs=20))
+    assert [one["role"] for one in body["messages"]] == ["system", "user"] and body["reasoning_effort"] == "high"
+    bare = pools.served(SimpleNamespace(served="m", system="", effort=""), "http://127.0.0.1:9/v1")
+    body = bare.body("1+1?", Settings())
+    assert [one["role"] for one in body["messages"]] == ["user"] and "reasoning_effort" not in body
 
 
 @pytest.fixture
@@ -254,13 +308,18 @@ def test_scale_paper_scaled_down_runs_against_a_server(tmp_path):
             "model": server.url, "data": str(path), "answers": "last_line", "pool": 8, "budget": 6, "warmup": 3,
             "resamples": 2, "window": 2, "windows": [1], "k": 3, "live": 2, "most": 16,
         }  # fmt: skip
-        change = {"tasks": ["aime25"], "config": knobs}
+        change = {
+            "tasks": ["aime25"],
+            "arms": ["qwen3_8b"],
+            "config": {"budgets": [4]},
+            "arm_config": {"qwen3_8b": knobs},
+        }
         given = {"scale": "paper", "device": "cpu", "threads": 1, "results": str(tmp_path / "results")}
         planned = plan(load_settings(given | {"only": ["deepconf"], "methods": {"deepconf": change}}))
         for process in planned.ordered():
             assert run_process(planned, process) == {}
-    view = next(planned.view(key) for key in planned.jobs if key.arm == "rules")
-    samples = view.record("samples").query("variant == 'majority'")
+    view = next(planned.view(key) for key in planned.jobs if key.arm == "qwen3_8b")
+    samples = view.record("samples").query("variant == 'majority' and setting == ''")
     assert samples.score.tolist() == [1, 1, 1, 0] and samples.generated_tokens.tolist()[:3] == [24] * 3
     metrics = view.record("metrics").set_index("name").value
     assert metrics["failed_traces"] == 8 and metrics["stops_unlike_replay"] == 0
