@@ -43,6 +43,11 @@ def upstream_receipts(method):
     return receipts
 
 
+def growing(amount):
+    """What a job gets: at each further attempt more, or it would end at the same limit."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def sources(*patterns):
     """Code that a rule's outcome depends on, for its input."""
     return sorted(

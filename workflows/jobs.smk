@@ -19,8 +19,8 @@ for _method in PLAN.methods:
             "../envs/tycho.yaml"
         threads: SETTINGS.threads
         resources:
-            mem_mb=PLAN.plans[_method].memory_mb,
-            runtime=PLAN.plans[_method].minutes,
+            mem_mb=growing(PLAN.plans[_method].memory_mb),
+            runtime=growing(PLAN.plans[_method].minutes),
             gpu=PLAN.plans[_method].gpus,
         params:
             method=_method,
