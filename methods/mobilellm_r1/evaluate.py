@@ -17,6 +17,7 @@ def evaluate(run: Run) -> None:
     for capability in CAPABILITIES:
         asked = corpora.held_out(capability, "test", run.config.test_items)
         loss, right = losses(weights, shape_of(run.config), asked)
+        run.metric("guessing_loss", corpora.guessing_loss(asked), variant=capability)
         for row, name in enumerate(names):
             variant = name if several else ""
             run.metric("nll", float(loss[row].mean()), variant=" · ".join(p for p in (variant, capability) if p))

@@ -78,6 +78,18 @@ def checkpoint_weights(count: int) -> Tensor:
     return t / t.sum()
 
 
+def lengths(gradients: dict[str, Tensor]) -> Tensor:
+    """[R] length of a gradient over its layers, [R, out, in] each."""
+    return torch.stack([g.square().sum(dim=(-2, -1)) for g in gradients.values()]).sum(dim=0).sqrt()
+
+
+def unit(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A probing set's gradient at unit length, network by network: it then says in which direction the capability
+    improves, and not how much of it the network is still lacking. A gradient of zero stays zero."""
+    scale = lengths(gradients).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
+    return {name: g / scale for name, g in gradients.items()}
+
+
 def corpus_scores(influence: Tensor) -> Tensor:
     """[..., K] from per-sample influences [C, T, ..., K, N]: Σ_c Σ_t α_t times the mean over the corpus's N samples."""
     alpha = checkpoint_weights(influence.shape[1]).to(influence)
@@ -87,10 +99,16 @@ def corpus_scores(influence: Tensor) -> Tensor:
 def positive_parts(scores: Tensor) -> Tensor:
     """[..., K] mixing weights in closed form: max(score, 0), divided by their sum.
 
-    Raises ValueError where no score is positive: nothing there helps, and no mixture follows.
+    Where no score is positive no mixture follows, and all K weights are 0.
     """
     kept = scores.clamp_min(0)
     total = kept.sum(-1, keepdim=True)
-    if not bool((total > 0).all()):
-        raise ValueError(f"no corpus has positive influence: {scores.tolist()}")
-    return kept / total
+    return torch.where(total > 0, kept / total, torch.zeros_like(kept))
+
+
+def mixture(scores: Tensor) -> tuple[Tensor, bool]:
+    """([K] mixing weights, whether they follow from the scores [K]): the positive parts, or, where no score is positive and
+    no mixture follows, all corpora alike."""
+    weights = positive_parts(scores)
+    follows = bool(weights.any())
+    return weights if follows else torch.full_like(weights, 1 / len(weights)), follows

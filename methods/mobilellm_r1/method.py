@@ -28,7 +28,11 @@ class MobileLLMConfig(MethodConfig):
     learning_rate: float = knob(4e-3, "peak learning rate", gt=0)
     weight_decay: float = knob(0.1, "weight decay of AdamW", ge=0)
     # Influence.
-    checkpoints: int = knob(4, "checkpoints of each specialist that influence is taken at", ge=1)
+    reading: Literal["unit", "raw", "own-unit", "own-raw"] = knob(
+        "unit", "how influences are put on one scale: probing gradients at unit length or as they are; of each "
+        "capability's own specialist or of all",
+    )  # fmt: skip
+    checkpoints: int = knob(10, "checkpoints of each specialist that influence is taken at", ge=1)
     probed: int = knob(96, "documents of each probing set", ge=1)
     sampled: int = knob(128, "documents of each corpus whose influence is computed", ge=1)
     random_mixes: int = knob(3, "random mixtures a seed (Dirichlet, all weights alike likely)", ge=1)
@@ -64,18 +68,19 @@ class MobileLLMR1(Method):
     arms = {
         "specialists": Arm("one model a domain, and what each corpus's samples do for each capability", "ingredient", {"mix": "specialists"}),
         "uniform": Arm("all corpora alike", "baseline", {"mix": "uniform"}),
-        "influence": Arm("weights from the positive parts of influence", config={"mix": "influence"}),
+        "influence": Arm("weights from the positive parts of influence: all specialists, unit probing gradients", config={"mix": "influence"}),
+        "influence_raw": Arm("the same from each capability's own specialist, gradients as they are", config={"mix": "influence", "reading": "own-raw"}),
         "random": Arm("random weights, several mixtures a seed", "control", {"mix": "random"}),
         "clean": Arm("the three right corpora alike: bad ones dropped, nothing weighed", "control", {"mix": "clean"}),
         "oracle": Arm("the best of a grid of mixtures by validation loss; the grid's cost counts", "control", {"mix": "oracle"}),
         "leave_one_out": Arm("all corpora but one, one after the other", "baseline", {"mix": "leave_one_out"}),
         "mid_influence": Arm("goes on from `uniform`; samples without positive influence are dropped", config={"drop": "influence"}),
-        "mid_random": Arm("goes on from `uniform`; as many samples are dropped at random", "control", {"drop": "random"}),
+        "mid_random": Arm("goes on from `uniform`; as many samples of each round are dropped at random", "control", {"drop": "random"}),
         "mid_none": Arm("goes on from `uniform` on all samples", "baseline", {"drop": "none"}),
         "smollm2": Arm("SmolLM2-135M-Instruct under lm-eval, few-shot completion", "baseline"),
     }  # fmt: skip
     tasks = {
-        "corpora": "six procedural corpora: sums, stack programs and facts, and noisy, duplicated and random text",
+        "corpora": "six procedural corpora: sums and differences, stack programs and facts, and noisy, duplicated and random text",
         "gsm-symbolic": "word problems of reasoning-gym's gsm_symbolic, asked as GSM8K is (8-shot)",
         "gsm8k": "GSM8K's test, from a file (knob `data`)",
     }
@@ -90,17 +95,18 @@ class MobileLLMR1(Method):
             return {}
         wanted = {"influence": "specialists"} if config.mix == "influence" else {}
         if config.drop:
-            wanted = {"start": "uniform"}
-        stage = {"specialists": "analyse", "uniform": "train"}
+            wanted = {"start": "uniform"} | ({"sizes": "mid_influence"} if config.drop == "random" else {})
         return {
-            name: Need(JobKey(key.scale, key.method, arm, key.task, key.seed), stage[arm])
+            name: Need(
+                JobKey(key.scale, key.method, arm, key.task, key.seed), "analyse" if arm == "specialists" else "train"
+            )
             for name, arm in wanted.items()
         }
 
     def train(self, run: Run) -> None:
-        from methods.mobilellm_r1 import train
+        from methods.mobilellm_r1 import midtrain, train
 
-        train.midtrain(run) if run.config.drop else train.pretrain(run)
+        midtrain.midtrain(run) if run.config.drop else train.pretrain(run)
 
     def evaluate(self, run: Run) -> None:
         from methods.mobilellm_r1 import evaluate, evaluation

@@ -73,6 +73,15 @@ class Shape:
         products = sum(out * into for out, into in self.matrices.values()) + self.width * self.vocabulary
         return 6.0 * tokens * (products + 2 * self.layers * self.width * length)
 
+    def influence_flops(self, tokens: int, length: int, probes: int) -> float:
+        """FLOPs of `influence.influences` over the last block: a forward pass, the way back through the last block and
+        the head (without gradients of weights), one product a probe, and the squared norms."""
+        last = [self.matrices[name] for name in self.last_block()]
+        block = sum(out * into for out, into in last)
+        back = block + self.width * self.vocabulary + 4 * self.width * length
+        norms = length * sum(out + into for out, into in last)
+        return self.training_flops(tokens, length) / 3 + 2.0 * tokens * (back + probes * block + norms)
+
 
 def initialise(shape: Shape, generators: Sequence[torch.Generator], deviation: float = 0.02) -> Weights:
     """Normal weights, one network a generator; norms are 1."""

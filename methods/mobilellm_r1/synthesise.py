@@ -1,122 +1,215 @@
-"""All arms together: what helps what, the mixtures, held-out loss and accuracy."""
+"""All arms together: what helps what, the mixtures, held-out loss beside accuracy, what was dropped, what it cost."""
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
+import numpy as np
 import pandas as pd
 
+from methods.mobilellm_r1 import rows
+from methods.mobilellm_r1.analyse import READING
 from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
-from tycho.adapter import Run
+from tycho.adapter import JobView, Run
 
-ARMS = ["uniform", "random", "influence", "clean", "oracle", "mid_none", "mid_random", "mid_influence"]
+ARMS = [
+    "uniform", "random", "influence", "influence_raw", "clean", "oracle", "mid_none", "mid_random", "mid_influence",
+]  # fmt: skip
+ALL = "all three"
+LEVEL = alt.Axis(labelAngle=0)
 
 
 def synthesise(run: Run) -> None:
+    rows.published_beside(run, [view for view in run.jobs if view.key.arm == "smollm2"])
     views = [view for view in run.jobs if view.key.task == "corpora"]
-    if not views:
-        return
-    metrics = pd.concat([view.record("metrics") for view in views], ignore_index=True)
-    metrics = metrics[metrics.step.isna()]
-    _influence(run, [view for view in views if view.key.arm == "specialists"])
-    _mixtures(run, metrics)
-    _losses(run, metrics)
-    _leave_one_out(run, metrics[metrics.arm == "leave_one_out"])
+    by_arm = {arm: [view for view in views if view.key.arm == arm] for arm in {view.key.arm for view in views}}
+    if "specialists" in by_arm:
+        _influence(run, by_arm["specialists"])
+        _mixtures(run, by_arm["specialists"])
+    samples = [view.record("samples") for view in views]
+    samples = pd.concat([found for found in samples if len(found)], ignore_index=True) if views else pd.DataFrame()
+    if len(samples):
+        samples["capability"] = samples.item.str.partition(" ")[0]
+        metrics = pd.concat([view.record("metrics") for view in views])
+        _losses(run, samples[samples.arm.isin(ARMS)], metrics[metrics.name == "guessing_loss"])
+        _leave_one_out(run, samples[samples.arm == "leave_one_out"])
+    if "mid_influence" in by_arm:
+        _dropped(run, by_arm["mid_influence"])
+    _costs(run, by_arm)
 
 
-def _influence(run: Run, views: list) -> None:
-    if not views:
-        return
-    frame = (
-        pd.concat([view.table("influence") for view in views]).groupby(["corpus", "capability"], as_index=False).mean()
-    )
+def interval(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """(mean, low, high) of a column by seed and item, 95 %: seeds and items each with their own Student's t. What both share is
+    counted twice, so the interval is a little too wide; with one seed it covers items only."""
+    from scipy.stats import t
+
+    wide = frame.pivot_table(index="seed", columns="item", values=column)
+    half = 0.0
+    for means in (wide.mean(axis=1), wide.mean(axis=0)):
+        if len(means) > 1:
+            half += t.ppf(0.975, len(means) - 1) ** 2 * means.var(ddof=1) / len(means)
+    mean = float(wide.mean(axis=1).mean())
+    return mean, mean - math.sqrt(half), mean + math.sqrt(half)
+
+
+def _influence(run: Run, views: list[JobView]) -> None:
+    frame = pd.concat([view.table("influence") for view in views])
+    frame = frame.groupby(["corpus", "capability"], as_index=False).influence.mean()
+    most = float(frame.influence.abs().max())
     base = alt.Chart(frame).encode(
-        x=alt.X(
-            "capability:N", title="capability that is probed", sort=list(CAPABILITIES), axis=alt.Axis(labelAngle=0)
-        ),
+        x=alt.X("capability:N", title="capability that is probed", sort=list(CAPABILITIES), axis=LEVEL),
         y=alt.Y("corpus:N", title="corpus", sort=list(CORPORA)),
     )
-    heat = base.mark_rect().encode(
-        color=alt.Color(
-            "influence:Q", title="influence", scale=alt.Scale(scheme="blueorange", domain=[-1, 1], domainMid=0)
-        )
-    )
-    text = base.mark_text(fontSize=11).encode(text=alt.Text("influence:Q", format=".2f"))
-    own = frame.set_index(["corpus", "capability"]).influence
+    scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0)
+    heat = base.mark_rect().encode(color=alt.Color("influence:Q", title="influence", scale=scale))
+    text = base.mark_text(fontSize=11).encode(text=alt.Text("influence:Q", format="+.2f"))
+    found = frame.set_index(["corpus", "capability"]).influence
     run.figure(
         "influence", alt.layer(heat, text).properties(width=260, height=170),
-        "First-order influence of a corpus's samples on each capability, the largest of a capability set to 1, mean over seeds: "
-        f"programs on math {own['programs', 'math']:.2f}, chains on code {own['chains', 'code']:.2f}, random text at most "
-        f"{own['decoy'].max():.2f}.",
+        "First-order influence of a corpus's samples on each capability (probing gradients at unit length, over all "
+        f"specialists and checkpoints, mean over seeds): programs on math {found['programs', 'math']:+.2f}, chains on code "
+        f"{found['chains', 'code']:+.2f}, random text at most {found['decoy'].max():+.2f}.",
     )  # fmt: skip
 
 
-def _mixtures(run: Run, metrics: pd.DataFrame) -> None:
-    found = metrics[(metrics.name == "weight") & metrics.variant.isin(list(CORPORA))]
-    found = found[found.arm.isin(["uniform", "influence", "oracle"])]
-    if found.empty:
-        return
-    frame = found.groupby(["arm", "variant"]).value.mean().reset_index()
-    chart = (
-        alt.Chart(frame)
-        .mark_bar()
-        .encode(
-            x=alt.X("variant:N", title=None, sort=list(CORPORA), axis=alt.Axis(labelAngle=-35)),
-            xOffset=alt.XOffset("arm:N", sort=["uniform", "influence", "oracle"]),
-            y=alt.Y("value:Q", title="share of the mixture", axis=alt.Axis(format="%")),
-            color=alt.Color("arm:N", title=None, sort=["uniform", "influence", "oracle"]),
-        )
-        .properties(width=380, height=190)
+def _mixtures(run: Run, views: list[JobView]) -> None:
+    frame = pd.concat([view.table("weights").assign(seed=view.key.seed) for view in views])
+    order = list(frame.reading.unique())
+    base = alt.Chart(frame).encode(
+        x=alt.X("corpus:N", title=None, sort=list(CORPORA), axis=alt.Axis(labelAngle=-35)),
+        xOffset=alt.XOffset("reading:N", sort=order),
+        color=alt.Color("reading:N", title="reading of influence", sort=order),
     )
-    mine = frame[frame.arm == "influence"].set_index("variant").value
-    text = ", ".join(f"{name} {mine.get(name, 0):.0%}" for name in CORPORA)
-    run.figure("mixtures", chart, f"What influence makes of the corpora, mean over seeds: {text}.")
-
-
-def _losses(run: Run, metrics: pd.DataFrame) -> None:
-    found = metrics[metrics.name.isin(["nll", "exact_match"]) & (metrics.variant == "") & metrics.arm.isin(ARMS)]
-    if found.empty:
-        return
-    names = {"nll": "held-out loss, nats", "exact_match": "documents wholly right"}
-    frame = found.assign(measure=found.name.map(names))[["arm", "seed", "value", "measure"]]
-    base = alt.Chart().encode(y=alt.Y("arm:N", title=None, sort=ARMS))
-    dots = base.mark_point(filled=True, size=30, opacity=0.55).encode(
-        x=alt.X("value:Q", title=None, scale=alt.Scale(zero=False))
+    bars = base.mark_bar(opacity=0.55).encode(
+        y=alt.Y("mean(weight):Q", title="share of the mixture", axis=alt.Axis(format="%"))
     )
-    mean = base.mark_tick(thickness=2.5, size=16).encode(x="mean(value):Q")
-    chart = (
-        alt.layer(dots, mean)
-        .properties(width=220, height=150)
-        .facet(data=frame, column=alt.Column("measure:N", title=None, sort=list(names.values())))
-        .resolve_scale(x="independent")
+    dots = base.mark_point(filled=True, size=16, opacity=1).encode(y="weight:Q")
+    rule = alt.Chart(pd.DataFrame({"y": [1 / len(CORPORA)]})).mark_rule(strokeDash=[4, 4]).encode(y="y:Q")
+    means = frame.groupby(["reading", "corpus"]).weight.mean()
+    text = "; ".join(
+        f"{reading}: " + ", ".join(f"{name} {means[reading, name]:.0%}" for name in CORPORA)
+        for reading in (READING, "own-raw")
     )
-    means = found[found.name == "nll"].groupby("arm").value.mean().sort_values()
-    text = ", ".join(f"{arm} {value:.2f}" for arm, value in means.items())
+    follows = frame.groupby(["reading", "seed"]).follows.all()
+    lost = [f"{seed} ({reading})" for (reading, seed), yes in follows.items() if not yes]
+    end = f" No mixture follows in seeds {', '.join(lost)}; the uniform one stands in." if lost else ""
     run.figure(
-        "losses", chart, f"Loss on what a skill determines, and accuracy beside it, a dot a seed; mean loss: {text}."
-    )
-
-
-def _leave_one_out(run: Run, found: pd.DataFrame) -> None:
-    parts = found[(found.name == "nll") & found.variant.str.contains(" · ")]
-    if parts.empty:
-        return
-    split = parts.variant.str.split(" · ", expand=True)
-    frame = (
-        parts.assign(network=split[0], capability=split[1]).groupby(["network", "capability"]).value.mean().unstack()
-    )
-    change = (frame - frame.loc["all"]).drop(index="all").reset_index().melt("network", value_name="loss")
-    base = alt.Chart(change).encode(
-        x=alt.X("capability:N", title="capability", sort=list(CAPABILITIES), axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("network:N", title=None, sort=[f"without {name}" for name in CORPORA]),
-    )
-    heat = base.mark_rect().encode(
-        color=alt.Color("loss:Q", title="loss, against all", scale=alt.Scale(scheme="blueorange", domainMid=0))
-    )
-    text = base.mark_text(fontSize=11).encode(text=alt.Text("loss:Q", format="+.2f"))
-    worst = change.loc[change.loss.idxmax()]
-    run.figure(
-        "leave-one-out", alt.layer(heat, text).properties(width=260, height=170),
-        f"Change of the held-out loss when one corpus is left out, mean over seeds; the largest: {worst.network} on "
-        f"{worst.capability}, {worst.loss:+.2f} nats.",
+        "mixtures", alt.layer(bars, dots, rule).properties(width=440, height=200),
+        f"What each reading of influence makes of the corpora, a dot a seed, bars the means ({text}).{end}",
     )  # fmt: skip
-    run.table("leave-one-out", change)
+    run.table("mixtures", frame[["reading", "corpus", "seed", "score", "weight", "follows"]].reset_index(drop=True))
+
+
+def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
+    if samples.empty:
+        return
+    samples = samples.assign(loss=-samples.score, right=samples.correct.astype(float))
+    guessed = guessing.groupby("variant").value.mean()
+    found = []
+    for arm in [arm for arm in ARMS if arm in set(samples.arm)]:
+        for capability in (*CAPABILITIES, ALL):
+            mine = samples[(samples.arm == arm) & ((samples.capability == capability) | (capability == ALL))]
+            loss, right = interval(mine, "loss"), np.clip(interval(mine, "right"), 0, 1)
+            found.append(
+                {"arm": arm, "capability": capability, "loss": loss[0], "low": loss[1], "high": loss[2],
+                 "wholly right": right[0], "right low": right[1], "right high": right[2],
+                 "loss of guessing": guessed.get(capability, guessed.mean()),
+                 "seeds": mine.seed.nunique(), "items": mine.item.nunique()}
+            )  # fmt: skip
+    frame = pd.DataFrame(found)
+    run.table("losses", frame)
+    charts = []
+    for title, (value, low, high) in {
+        "held-out loss, nats a token": ("loss", "low", "high"),
+        "documents wholly right": ("wholly right", "right low", "right high"),
+    }.items():
+        points = frame.rename(columns={value: "value", low: "from", high: "to"})[
+            ["arm", "capability", "value", "from", "to"]
+        ]
+        base = alt.Chart(points).encode(y=alt.Y("arm:N", title=None, sort=ARMS), color=alt.Color("arm:N", legend=None))
+        layers = alt.layer(
+            base.mark_rule().encode(x=alt.X("from:Q", title=title), x2="to:Q"),
+            base.mark_point(filled=True, size=35, opacity=1).encode(x="value:Q"),
+        ).properties(width=135, height=130)
+        charts.append(layers.facet(alt.Column("capability:N", title=None, sort=[*CAPABILITIES, ALL])))
+    whole = frame[frame.capability == ALL].sort_values("loss")
+    text = ", ".join(f"{row.arm} {row.loss:.2f} / {row._5:.0%}" for row in whole.itertuples(index=False))
+    run.figure(
+        "losses", alt.vconcat(*charts),
+        "Held-out loss on what a skill determines, and accuracy beneath it, with 95 % intervals over seeds and items. All "
+        f"three capabilities, loss and accuracy: {text}.",
+    )  # fmt: skip
+
+
+def _leave_one_out(run: Run, samples: pd.DataFrame) -> None:
+    if samples.empty:
+        return
+    keys = ["seed", "item", "capability"]
+    wide = (-samples.set_index([*keys, "variant"]).score).unstack("variant")
+    rises = wide.sub(wide["all"], axis=0).drop(columns="all")
+    found = []
+    for network in rises.columns:
+        for capability in CAPABILITIES:
+            mine = rises[network].xs(capability, level="capability").rename("rise").reset_index()
+            rise, low, high = interval(mine, "rise")
+            found.append({"corpus": network.removeprefix("without "), "capability": capability, "rise": rise,
+                          "low": low, "high": high})  # fmt: skip
+    frame = pd.DataFrame(found)
+    frame["text"] = [f"{row.rise:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in frame.itertuples()]
+    most = float(np.abs(frame.rise).max())
+    base = alt.Chart(frame).encode(
+        x=alt.X("capability:N", title="capability", sort=list(CAPABILITIES), axis=LEVEL),
+        y=alt.Y("corpus:N", title="corpus that is left out", sort=list(CORPORA)),
+    )
+    scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0)
+    heat = base.mark_rect().encode(color=alt.Color("rise:Q", title="rise of the loss", scale=scale))
+    chart = alt.layer(heat, base.mark_text(fontSize=10).encode(text="text:N")).properties(width=390, height=180)
+    worst = frame.loc[frame.groupby("capability").rise.idxmax()].set_index("capability")
+    text = ", ".join(f"{c}: {worst.corpus[c]} ({worst.rise[c]:+.2f})" for c in CAPABILITIES)
+    run.figure(
+        "leave-one-out", chart,
+        "Rise of the held-out loss when one corpus is left out and the others share its place, nats with 95 % intervals over "
+        f"seeds and items. The corpus whose loss costs most, by capability: {text}.",
+    )  # fmt: skip
+    run.table("leave-one-out", frame.drop(columns="text"))
+
+
+def _dropped(run: Run, views: list[JobView]) -> None:
+    metrics = pd.concat([view.record("metrics") for view in views])
+    found = metrics[(metrics.name == "kept_share") & (metrics.variant != "")]
+    frame = pd.DataFrame(
+        {"round": found.step.astype(int), "corpus": found.variant, "seed": found.seed, "kept": found.value}
+    )
+    base = alt.Chart(frame).encode(
+        x=alt.X("corpus:N", title=None, sort=list(CORPORA), axis=alt.Axis(labelAngle=-35)),
+        xOffset="round:O",
+        color=alt.Color("round:O", title="round"),
+    )
+    bars = base.mark_bar(opacity=0.55).encode(y=alt.Y("mean(kept):Q", title="kept", axis=alt.Axis(format="%")))
+    dots = base.mark_point(filled=True, size=16, opacity=1).encode(y="kept:Q")
+    last = frame[frame["round"] == frame["round"].max()].groupby("corpus").kept.mean()
+    text = ", ".join(f"{name} {last[name]:.0%}" for name in CORPORA)
+    run.figure(
+        "dropped", alt.layer(bars, dots).properties(width=380, height=180),
+        f"Samples with positive influence in mid-training, a dot a seed; in the last round {text}.",
+    )  # fmt: skip
+
+
+def _costs(run: Run, by_arm: dict[str, list[JobView]]) -> None:
+    """FLOPs of training and influence, a seed: an arm's own, and those of the ingredients it stands on."""
+    own = {arm: float(np.mean([_flops(view) for view in views])) for arm, views in by_arm.items()}
+    needs = {"influence": "specialists", "influence_raw": "specialists"}
+    needs |= dict.fromkeys(("mid_influence", "mid_random", "mid_none"), "uniform")
+    found = [
+        {"arm": arm, "own": own[arm] / 1e9, "ingredients": own.get(needs.get(arm, ""), 0.0) / 1e9}
+        for arm in sorted(own)
+    ]
+    if found:
+        frame = pd.DataFrame(found)
+        run.table("costs", frame.assign(together=frame.own + frame.ingredients, unit="GFLOP a seed"))
+
+
+def _flops(view: JobView) -> float:
+    costs = view.record("costs")
+    return float(costs[costs.stage != "evaluate"].flops.sum())

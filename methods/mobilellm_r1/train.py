@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from methods.mobilellm_r1 import corpora, influence, network
+from methods.mobilellm_r1 import corpora, network
 from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
 from methods.mobilellm_r1.network import Networks, Shape, Weights
 from methods.mobilellm_r1.sampler import MixtureSampler
@@ -37,8 +37,10 @@ def mixtures(run: Run) -> dict[str, list[float]]:
     if kind == "clean":
         return {"": [1 / 3] * 3 + [0.0] * (size - 3)}
     if kind == "influence":
-        table = run.inputs["influence"].table("weights").set_index("corpus").weight
-        return {"": [float(table[name]) for name in CORPORA]}
+        table = run.inputs["influence"].table("weights")
+        mine = table[table.reading == run.config.reading].set_index("corpus")
+        run.metric("mixture_follows", float(mine.follows.all()))
+        return {"": [float(mine.weight[name]) for name in CORPORA]}
     if kind == "random":
         drawn = run.rng("mixture").dirichlet(np.ones(size), run.config.random_mixes)
         return {f"mixture {i}": row.tolist() for i, row in enumerate(drawn)}
@@ -52,14 +54,7 @@ def mixtures(run: Run) -> dict[str, list[float]]:
 
 def documents(run: Run, weights: Sequence[float], n: int) -> Tensor:
     """[n, 26] the first n documents of a mixture; corpora are the seed's own, alike for all arms."""
-    corpus, document = MixtureSampler(weights).take(n)
-    ids = np.empty((n, corpora.LENGTH), np.int64)
-    for k, name in enumerate(CORPORA):
-        rows = corpus == k
-        if rows.any():
-            read = corpora.Corpus(name, run.seed("data")).read(0, int(document[rows].max()) + 1)
-            ids[rows] = read.ids[document[rows]]
-    return torch.from_numpy(ids)
+    return torch.from_numpy(corpora.gather(run.seed("data"), *MixtureSampler(weights).take(n)))
 
 
 def pretrain(run: Run) -> None:
@@ -91,69 +86,6 @@ def pretrain(run: Run) -> None:
         last, names = {name: value[best : best + 1] for name, value in last.items()}, [""]
         kept = {config.steps: last}
     save(run, names, kept)
-
-
-def midtrain(run: Run) -> None:
-    """Goes on from the uniform model: each round draws a pool, drops samples, and trains on what is left.
-
-    Influence is the present model's own, summed over capabilities; `random` drops as many samples of each round. All
-    arms take as many steps of as many documents.
-    """
-    config, shape = run.config, shape_of(run.config)
-    weights = load(run.inputs["start"].model)[2]
-    nets = Networks(shape, weights)
-    taken = MixtureSampler([1.0] * len(CORPORA))
-    taken.take(run.config.steps * run.config.batch)  # what the uniform model has seen
-    order = run.rng("drop")
-    kept_all: dict[int, Weights] = {}
-    for turn in range(config.rounds):
-        corpus, document = taken.take(config.pool)
-        ids = torch.from_numpy(
-            np.stack([_document(run, CORPORA[k], int(i)) for k, i in zip(corpus, document, strict=True)])
-        )
-        helps = influence_on(nets.weights, shape, ids, config.probed)
-        keep = helps > 0
-        share = float(keep.float().mean())
-        run.log(turn + 1, kept_share=share, mean_influence=float(helps.mean()))
-        for k, name in enumerate(CORPORA):
-            run.log(turn + 1, variant=name, kept_share=float(keep[torch.from_numpy(corpus == k)].float().mean()))
-        if config.drop == "none":
-            keep = torch.ones_like(keep)
-        elif config.drop == "random":
-            keep = torch.zeros_like(keep)
-            keep[torch.from_numpy(order.permutation(len(ids))[: max(1, round(share * len(ids)))])] = True
-        rows = keep.nonzero()[:, 0] if keep.any() else torch.arange(len(ids))
-        chosen = rows[torch.arange(config.mid_steps * config.batch) % len(rows)]
-        recipe = Recipe(config.mid_steps, config.mid_rate, warmup=5, decay="linear", weight_decay=config.weight_decay,
-                        betas=(0.9, 0.95), clip=0.0)  # fmt: skip
-        kept_all = fit(run, nets, ids[chosen][None], recipe, {config.mid_steps}, resume=False)
-    run.metric("kept_share", share)
-    save(run, [""], {config.steps: kept_all[config.mid_steps]})
-
-
-def _document(run: Run, name: str, number: int) -> np.ndarray:
-    return corpora.Corpus(name, run.seed("data")).read(number, 1).ids[0]
-
-
-def influence_on(weights: Weights, shape: Shape, ids: Tensor, probed: int) -> Tensor:
-    """[N] influence of each document on all capabilities together, of one network."""
-    weights = {name: value.detach() for name, value in weights.items()}
-    total = torch.zeros(len(ids))
-    probes = probe_sets(weights, shape, probed)
-    for start in range(0, len(ids), 256):
-        part, _ = influence.influences(weights, shape, ids[None, start : start + 256], probes)
-        total[start : start + 256] = part[:, 0].sum(dim=0)
-    return total
-
-
-def probe_sets(weights: Weights, shape: Shape, n: int) -> list[dict[str, Tensor]]:
-    """The gradients of the capability-probing sets over the last block."""
-    found = []
-    for capability in CAPABILITIES:
-        asked = corpora.held_out(capability, "probing", n)
-        ids, counted = torch.from_numpy(asked.ids), torch.from_numpy(np.ascontiguousarray(asked.answers))
-        found.append(influence.probe_gradients(weights, shape, ids, counted, shape.last_block()))
-    return found
 
 
 def fit(

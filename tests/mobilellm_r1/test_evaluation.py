@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from methods.mobilellm_r1 import models
 from tycho.config import load_settings
+from tycho.evaluation.suite import BENCHMARKS
 from tycho.jobs import plan
 from tycho.sources import ROOT
 from tycho.worker import run_process
@@ -29,13 +31,13 @@ def run(tmp_path, task: str, **knobs):
     failures = {}
     for process in found.ordered():
         failures |= run_process(found, process)
-    return {key: found.view(key) for key in found.jobs if key.arm == "smollm2"}, failures
+    return {key: found.view(key) for key in found.jobs if key.arm in ("smollm2", "synthesis")}, failures
 
 
 def test_the_row_has_interval_limits_and_costs(tiny, tmp_path):
     views, failures = run(tmp_path, "gsm-symbolic", model=str(tiny))
     assert failures == {}
-    (view,) = views.values()
+    view, synthesis = sorted(views.values(), key=lambda view: view.key.arm)
     metrics = view.record("metrics").set_index("name").value
     samples, costs = view.record("samples"), view.record("costs").iloc[0]
     assert len(samples) == metrics.lm_eval_items == 4 and (samples.generated_tokens <= 3).all()
@@ -43,6 +45,10 @@ def test_the_row_has_interval_limits_and_costs(tiny, tmp_path):
     assert metrics.lm_eval_high == pytest.approx(0.4899, abs=1e-4)  # Wilson's, nothing of four
     assert metrics.lm_eval_shots == 8 and metrics.lm_eval_max_gen_toks == 3
     assert samples.prompt.str.count("Q: ").eq(9).all()
+    table = synthesis.table("models").set_index("source")
+    ours = table.loc["measured here, lm-eval"]
+    assert (ours.protocol, ours["items"], ours["token limit"]) == ("completion", 4, 3) and ours.low < ours.high
+    assert table.index.str.startswith("published").sum() >= 8 and table.accuracy.between(0, 1).all()
     assert costs.generated_tokens == samples.generated_tokens.sum() and costs.flops == pytest.approx(
         samples.flops.sum()
     )
@@ -53,7 +59,8 @@ def test_gsm8k_is_read_from_a_file(tiny, tmp_path):
     path.write_text('{"question": "How much is 1,000 + 1?", "answer": "#### 1,001"}\n')
     views, failures = run(tmp_path / "results", "gsm8k", model=str(tiny), data=str(path), protocol="chat")
     assert failures == {}
-    (view,) = views.values()
+    view, synthesis = sorted(views.values(), key=lambda view: view.key.arm)
+    assert synthesis.table("models").set_index("source").protocol["measured here, lm-eval"] == "chat"
     sample = view.record("samples").iloc[0]
     assert sample.prompt == "<user>How much is 1,000 + 1?<assistant>" and sample.target == "1001"
     assert view.record("metrics").set_index("name").value.lm_eval_shots == 0
@@ -62,3 +69,17 @@ def test_gsm8k_is_read_from_a_file(tiny, tmp_path):
 def test_gsm8k_without_a_file_says_what_to_give(tiny, tmp_path):
     _, failures = run(tmp_path, "gsm8k", model=str(tiny))
     assert "knob `data`" in next(iter(failures.values()))
+
+
+def test_the_published_row_is_planned():
+    """All 1,319 items, 8-shot completion as in the table of base models; the recipe has no scale `paper`."""
+    found = plan(load_settings({"scale": "paper", "only": ["mobilellm_r1"]}))
+    assert not found.broken
+    (job,) = [job for key, job in found.jobs.items() if key.arm != "synthesis"]
+    assert (job.key.arm, job.key.task, job.config.items, job.config.protocol) == (
+        "smollm2",
+        "gsm8k",
+        1319,
+        "completion",
+    )
+    assert BENCHMARKS["gsm8k"].shots == models.published()["scores"]["base"]["shots"]["gsm8k"] == 8

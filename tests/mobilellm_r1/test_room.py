@@ -1,0 +1,104 @@
+"""The recipe as jobs: equal sizes of what is dropped, a mixture that does not follow, estimands, the published rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from methods.mobilellm_r1 import estimands, influence, rows
+from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
+from methods.mobilellm_r1.synthesise import interval
+from tycho.config import load_settings
+from tycho.jobs import plan
+from tycho.worker import run_process
+
+ARMS = ["influence", "influence_raw", "leave_one_out", "mid_influence", "mid_random"]
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    change = {"arms": ARMS, "config": {"rounds": 2}}
+    settings = {"scale": "smoke", "results": str(tmp_path_factory.mktemp("room")), "only": ["mobilellm_r1"]}
+    found = plan(load_settings(settings | {"methods": {"mobilellm_r1": change}}))
+    for process in found.ordered():
+        assert run_process(found, process) == {}
+    return {key.arm: found.view(key) for key in found.jobs}
+
+
+def test_as_many_samples_are_dropped_at_random(views):
+    def kept(arm):
+        rows = views[arm].record("metrics").query("name == 'kept'")
+        return rows.sort_values("step").value.tolist()
+
+    assert len(kept("mid_random")) == 2 and kept("mid_random") == kept("mid_influence")
+    assert any(count < 24 for count in kept("mid_random"))  # of a pool of 24
+
+
+def test_an_arm_trains_on_its_own_reading(views):
+    table = views["specialists"].table("weights").set_index(["reading", "corpus"])
+    assert set(table.index.get_level_values("reading")) == {"unit", "raw", "own-unit", "own-raw"}
+    for arm, reading in {"influence": "unit", "influence_raw": "own-raw"}.items():
+        metrics = views[arm].record("metrics")
+        weights = metrics[metrics.name == "weight"].set_index("variant").value
+        assert [weights[name] for name in CORPORA] == pytest.approx([table.weight[reading, name] for name in CORPORA])
+        assert sum(weights) == pytest.approx(1)
+        follows = metrics[metrics.name == "mixture_follows"].value.item()
+        expected, found = influence.mixture(torch.tensor([table.score[reading, name] for name in CORPORA]))
+        assert follows == found and [weights[n] for n in CORPORA] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_influence_counts_as_the_ingredients_cost(views):
+    costs = views["specialists"].record("costs").set_index("stage")
+    assert costs.flops["analyse"] > 0 and costs.flops["train"] > 0
+    assert views["mid_influence"].record("costs").flops.sum() > views["mid_random"].record("costs").flops.sum()
+    table = views["synthesis"].table("costs").set_index("arm")
+    assert table.together["influence"] > table.own["influence"]
+    assert table.ingredients["influence"] == pytest.approx(costs.flops.sum() / 1e9)
+
+
+def test_estimands_are_means_over_the_documents_they_name(views):
+    samples = views["leave_one_out"].record("samples")
+    records = SimpleNamespace(samples=samples)
+
+    def loss(network, capability):
+        mine = samples[(samples.variant == network) & samples.item.str.startswith(capability)]
+        return -mine.score.mean()
+
+    def estimand(name, variant):
+        return getattr(estimands, name)(records, arm="leave_one_out", task="corpora", variant=variant, setting="")
+
+    assert estimand("nll", "all · code").value.mean() == pytest.approx(loss("all", "code"))
+    assert len(estimand("nll", "without facts")) == 18 and len(estimand("exact_match", "math")) == 7 * 6
+    rise = estimand("loss_raised", "programs on math").value.mean()
+    assert rise == pytest.approx(loss("without programs", "math") - loss("all", "math"), abs=1e-6)
+    others = [loss(f"without {name}", "math") for name in CORPORA if name != "chains"]
+    lead = estimand("lead_of_own", "math").value.mean()
+    assert lead == pytest.approx(loss("without chains", "math") - max(others), abs=1e-6)
+
+
+def test_tables_of_the_synthesis(views):
+    losses = views["synthesis"].table("losses")
+    assert set(losses.capability) == {*CAPABILITIES, "all three"} and (losses.low <= losses.loss).all()
+    assert len(views["synthesis"].table("leave-one-out")) == len(CORPORA) * len(CAPABILITIES)
+
+
+def test_intervals_cover_seeds_and_items():
+    """Seeds alone give Student's interval; items that differ alike in all seeds widen it."""
+    seeds = np.array([1.0, 2.0, 4.0])
+    plain = pd.DataFrame([(s, i, v) for s, v in enumerate(seeds) for i in range(5)], columns=["seed", "item", "x"])
+    mean, low, high = interval(plain, "x")
+    assert mean == pytest.approx(seeds.mean())
+    assert high - mean == pytest.approx(4.302653 * seeds.std(ddof=1) / np.sqrt(3)) == mean - low
+    spread = plain.assign(x=plain.x + plain.item)
+    assert interval(spread, "x")[2] - interval(spread, "x")[1] > high - low
+
+
+def test_published_rows_keep_the_protocols_apart():
+    found = rows.published_rows().set_index(["protocol", "model"])
+    assert found.accuracy["chat", "HuggingFaceTB/SmolLM2-135M-Instruct"] == 0.024
+    assert found.shots["completion", "HuggingFaceTB/SmolLM2-135M"] == 8
+    assert ("completion", "HuggingFaceTB/SmolLM2-135M-Instruct") not in found.index
