@@ -102,43 +102,56 @@ def _mixtures(run: Run, views: list[JobView]) -> None:
 
 
 def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
+    """Table of levels, figure of the paired differences from `uniform`; an arm of several mixtures is their mean."""
     if samples.empty:
         return
-    samples = samples.assign(loss=-samples.score, right=samples.correct.astype(float))
     guessed = guessing.groupby("variant").value.mean()
-    found = []
+    measured = samples.assign(loss=-samples.score, right=samples.correct.astype(float))
+    keys = ["seed", "item", "capability"]
+    mean = measured.groupby(["arm", *keys])[["loss", "right"]].mean()
+    levels, differences = [], []
     for arm in [arm for arm in ARMS if arm in set(samples.arm)]:
+        against = mean.loc[arm] - mean.loc["uniform"] if "uniform" in mean.index else mean.loc[arm]
         for capability in (*CAPABILITIES, ALL):
-            mine = samples[(samples.arm == arm) & ((samples.capability == capability) | (capability == ALL))]
-            loss, right = interval(mine, "loss"), np.clip(interval(mine, "right"), 0, 1)
-            found.append(
+            mine, less = (
+                frame[(frame.capability == capability) | (capability == ALL)]
+                for frame in (mean.loc[arm].reset_index(), against.reset_index())
+            )
+            loss, right = np.clip(interval(mine, "loss"), 0, None), np.clip(interval(mine, "right"), 0, 1)
+            levels.append(
                 {"arm": arm, "capability": capability, "loss": loss[0], "low": loss[1], "high": loss[2],
                  "wholly right": right[0], "right low": right[1], "right high": right[2],
                  "loss of guessing": guessed.get(capability, guessed.mean()),
                  "seeds": mine.seed.nunique(), "items": mine.item.nunique()}
             )  # fmt: skip
-    frame = pd.DataFrame(found)
-    run.table("losses", frame)
+            for measure in ("loss", "right") if arm != "uniform" else ():
+                value, low, high = interval(less, measure)
+                low, high = (low, high) if measure == "loss" else (max(low, -1.0), min(high, 1.0))
+                point = {"measure": measure, "arm": arm, "capability": capability}
+                differences.append(point | {"value": value, "low": low, "high": high})
+    run.table("losses", pd.DataFrame(levels))
+    if not differences:
+        return
+    run.table("losses-against-uniform", pd.DataFrame(differences))
     charts = []
-    for title, (value, low, high) in {
-        "held-out loss, nats a token": ("loss", "low", "high"),
-        "documents wholly right": ("wholly right", "right low", "right high"),
-    }.items():
-        points = frame.rename(columns={value: "value", low: "from", high: "to"})[
-            ["arm", "capability", "value", "from", "to"]
-        ]
+    for measure, title in {"loss": "loss less uniform's, nats", "right": "wholly right, less uniform's"}.items():
+        points = pd.DataFrame([point for point in differences if point["measure"] == measure])
         base = alt.Chart(points).encode(y=alt.Y("arm:N", title=None, sort=ARMS), color=alt.Color("arm:N", legend=None))
         layers = alt.layer(
-            base.mark_rule().encode(x=alt.X("from:Q", title=title), x2="to:Q"),
+            base.mark_rule().encode(x=alt.X("low:Q", title=title), x2="high:Q"),
             base.mark_point(filled=True, size=35, opacity=1).encode(x="value:Q"),
+            alt.Chart(points).mark_rule(strokeDash=[4, 4]).encode(x=alt.datum(0)),
         ).properties(width=135, height=130)
         charts.append(layers.facet(alt.Column("capability:N", title=None, sort=[*CAPABILITIES, ALL])))
-    whole = frame[frame.capability == ALL].sort_values("loss")
-    text = ", ".join(f"{row.arm} {row.loss:.2f} / {row._5:.0%}" for row in whole.itertuples(index=False))
+    whole = pd.DataFrame([level for level in levels if level["capability"] == ALL]).sort_values("loss")
+    text = ", ".join(
+        f"{arm} {loss:.2f} ({right:.0%})"
+        for arm, loss, right in zip(whole.arm, whole["loss"], whole["wholly right"], strict=True)
+    )
     run.figure(
         "losses", alt.vconcat(*charts),
-        "Held-out loss on what a skill determines, and accuracy beneath it, with 95 % intervals over seeds and items. All "
-        f"three capabilities, loss and accuracy: {text}.",
+        "Held-out loss on what a skill determines, and accuracy beneath it, paired with the uniform mixture, with 95 % intervals "
+        f"over seeds and items. Levels over all three capabilities, loss and share wholly right: {text}.",
     )  # fmt: skip
 
 
