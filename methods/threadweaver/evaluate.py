@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 from methods.threadweaver.metrics import critical_path
 from methods.threadweaver.orchestrator import Rollout
 from methods.threadweaver.packing import reuse, token_units
-from methods.threadweaver.problems import problems
+from methods.threadweaver.problems import problems, tests
 from methods.threadweaver.serve import Weaver, delay
 from tycho.adapter import Run
 from tycho.harness import Options, measure
@@ -25,6 +27,8 @@ CONVENTIONS = ("", "tags travel", "decoded")
 
 def evaluate(run: Run) -> None:
     config = run.config
+    if config.against:
+        return clocked(run)
     task = problems(run.key.task, config)
     folder = run.inputs["start"].model if config.kind == "none" else run.job.model
     model = small.load(folder, device=run.device)[0].eval()
@@ -32,21 +36,54 @@ def evaluate(run: Run) -> None:
     options = Options(temperature=config.temperature, seed=run.seed("sampling"))
     if config.respawn != "none":
         _respawning(run, weaver, task, options)
-    items = task.items(config.test_items, "test")
-    found = measure(
-        weaver, items, task=run.key.task, answer=task.answer, correct=task.right, most=config.most, options=options
-    )
-    run.samples(pd.concat([_counted(found, weaver, name) for name in CONVENTIONS], ignore_index=True))
-    run.traces(_traces(weaver, items))
-    for name, value in found.attrs["lm_eval"].items():
-        if name in ("accuracy", "stderr"):
-            run.metric(f"lm_eval_{name}", value)
-    run.metric("cached_context", _cached(weaver))
-    run.count(
-        generated_tokens=float(found.generated_tokens.sum()),
-        forward_passes=float(found.forward_passes.sum()),
-        flops=float(found.flops.sum()),
-    )
+    frames, rollouts = [], []
+    for where, items, n in tests(task, config.test_items):
+        found = measure(
+            weaver, items, task=run.key.task, answer=task.answer, correct=task.right, most=config.most,
+            options=replace(options, n=n),
+        )  # fmt: skip
+        frames += [_counted(found, weaver, name).assign(setting=where) for name in CONVENTIONS]
+        if not rollouts:
+            run.traces(_traces(weaver, items, n))
+        rollouts += weaver.rollouts
+        for name in ("accuracy", "stderr"):
+            run.metric(f"lm_eval_{name}", found.attrs["lm_eval"][name], setting=where)
+        run.count(
+            generated_tokens=float(found.generated_tokens.sum()),
+            forward_passes=float(found.forward_passes.sum()),
+            flops=float(found.flops.sum()),
+        )
+    run.samples(pd.concat(frames, ignore_index=True))
+    run.metric("cached_context", _cached(rollouts, weaver))
+
+
+def clocked(run: Run) -> None:
+    """Seconds of both decodings of the same test items, in turns: a table called `costs`, since timings stand nowhere else."""
+    from methods.threadweaver.clock import in_turns, speedups
+
+    config, task = run.config, problems(run.key.task, run.config)
+    options = Options(temperature=config.temperature, seed=run.seed("sampling"))
+    weavers = {}
+    for name, mode in (("against", "plain"), ("start", "fork")):
+        model = small.load(run.inputs[name].model, device=run.device)[0].eval()
+        arm = getattr(config, name)
+        weavers[arm] = Weaver(model, task.words, config.most, config.closing, mode)  # type: ignore[arg-type]
+    rows = []
+    for count in config.together:
+        prompts = list(task.items(count, "test").prompt)
+        decodings = {arm: partial(weaver, prompts, options) for arm, weaver in weavers.items()}
+        times = in_turns(decodings, config.turns)
+        paths = {arm: sum(one.sequential_tokens for one in decode()) for arm, decode in decodings.items()}
+        shorter = paths[config.against] / max(paths[config.start], 1)
+        run.metric("shorter_path", shorter, setting=f"together={count}")
+        seconds = times.groupby("decoding").wall_seconds.median()
+        rows.append(
+            {"items together": count}
+            | {f"seconds, {arm}": seconds[arm] for arm in weavers}
+            | {"path, ratio of means": shorter}
+            | speedups(times, config.against, config.start)
+        )
+    run.table("costs", pd.DataFrame(rows))
 
 
 def _plain(run: Run) -> bool:
@@ -88,10 +125,10 @@ def _respawning(run: Run, weaver: Weaver, task: Any, options: Options) -> None:
     weaver.respawn = lambda reply: bool(rng.random() < share)
 
 
-def _traces(weaver: Weaver, items: pd.DataFrame) -> pd.DataFrame:
+def _traces(weaver: Weaver, items: pd.DataFrame, n: int = 1) -> pd.DataFrame:
     """Requests of the first trajectories as segments; `variant` says which are threads."""
     rows = []
-    for item, rollout in list(zip(items.item, weaver.rollouts, strict=True))[:SHOWN]:
+    for item, rollout in list(zip(items.item, weaver.rollouts[::n], strict=True))[:SHOWN]:
         parents = segment_parents(rollout)
         for place, (unit, parent) in enumerate(zip(rollout.units, parents, strict=True)):
             ids = [*weaver.words.encode(unit.completion), *[weaver.words.end] * unit.ends]
@@ -117,10 +154,10 @@ def segment_parents(rollout: Rollout) -> list[int | None]:
     return found
 
 
-def _cached(weaver: Weaver) -> float:
+def _cached(rollouts: list[Rollout], weaver: Weaver) -> float:
     """Share of the context tokens of all requests that a prefix cache would already hold (the prompt's not counted)."""
     asked = prefilled = 0
-    for rollout in weaver.rollouts:
+    for rollout in rollouts:
         units = token_units(rollout.units, weaver.words.encode, weaver.words.end)
         prompt = len(weaver.words.encode(rollout.prompt))
         more = reuse(units)

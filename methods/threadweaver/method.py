@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from tycho.adapter import Arm, Method, MethodConfig, Need, Paper, Run, knob
 from tycho.keys import JobKey
+
+
+class TestSet(BaseModel):
+    """Questions to be asked: a JSON-lines file, or a data set on the hub, and how often each is answered."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    questions: str
+    revision: str = ""
+    split: str = "test"
+    samples: int = Field(1, ge=1)
 
 
 class ThreadWeaverConfig(MethodConfig):
@@ -24,6 +37,7 @@ class ThreadWeaverConfig(MethodConfig):
     respawn: Literal["none", "confidence", "random"] = knob(
         "none", "which threads are stopped and started again", stage="evaluate"
     )
+    against: str = knob("", "the arm whose decoding is timed in turns with that of `start`", stage="evaluate")
     # Budgets.
     first_steps: int = knob(1000, "training steps of the sequential model", unit="steps", ge=1)
     more_steps: int = knob(300, "training steps of the arms that go on from it", unit="steps", ge=1)
@@ -55,11 +69,7 @@ class ThreadWeaverConfig(MethodConfig):
     model: str = knob("", "a pretrained model to start from, a folder or hub id")
     revision: str = knob("", "its commit on the hub")
     data: Path | None = knob(None, "JSON lines to train on: prompt, response (canonical fork-join text), answer")
-    questions: str = knob(
-        "", "test questions: JSON lines, or a data set on the hub; left out: `data`", stage="evaluate"
-    )
-    questions_revision: str = knob("", "the data set's commit on the hub", stage="evaluate")
-    questions_split: str = knob("test", "its split", stage="evaluate")
+    sets: dict[str, TestSet] = knob({}, "test sets by name; none: the questions of `data`", stage="evaluate")
     longest: int | None = knob(None, "tokens that a packed trajectory may have", unit="tokens", ge=1)
     overflow: Literal["refuse", "cut"] = knob("refuse", "what happens to a longer one")
     # Choice of the checkpoint.
@@ -77,6 +87,10 @@ class ThreadWeaverConfig(MethodConfig):
     top: int = knob(5, "most likely tokens that a confidence is over", unit="tokens", stage="evaluate", ge=1)
     eta: float = knob(90.0, "percentage of warm-up threads above the bar", stage="evaluate", gt=0, lt=100)
     warmup_items: int = knob(100, "validation items whose threads set the bar", stage="evaluate", ge=1)
+    together: list[int] = knob(
+        [1, 32], "items decoded together when decodings are timed", unit="items", stage="evaluate"
+    )
+    turns: int = knob(3, "how often each decoding is timed", stage="evaluate", ge=1)
     respawns: int = knob(1, "how often a thread may be started again", stage="evaluate", ge=1)
 
 
@@ -136,23 +150,30 @@ class ThreadWeaver(Method):
             "control",
             {**FROM_PARALLEL, "respawn": "random"},
         ),
+        "wall_clock": Arm(
+            "`sequential_more` and `parallel` decode the same items in turns, in one process: seconds beside the path",
+            config={**FROM_PARALLEL, "against": "sequential_more"},
+        ),
     }
     tasks = {
         "products-verbose": "grouped products mod 7, three groups of equal size (common ground)",
         "products-mixed": "one to four groups of two to six numbers: forking does not always pay",
         "products-noisy": "grouped products mod 13 in random order, a third of the facts unsure",
-        "own": "a pretrained model on files of trajectories and questions (knobs `model`, `data`, `questions`)",
+        "countdown": "search for an expression of three numbers that makes a target; half of the puzzles have none",
+        "own": "a pretrained model on files of trajectories and questions (knobs `model`, `data`, `sets`)",
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:
-        return (
-            ("evaluate", "analyse") if self.arms[arm].config.get("kind") == "none" else ("train", "evaluate", "analyse")
-        )
+        about = self.arms[arm].config
+        if about.get("against"):
+            return ("evaluate",)
+        return ("evaluate", "analyse") if about.get("kind") == "none" else ("train", "evaluate", "analyse")
 
     def needs(self, key: JobKey, config: Any) -> dict[str, Need]:
-        if not config.start:
-            return {}
-        return {"start": Need(JobKey(key.scale, key.method, config.start, key.task, key.seed))}
+        others = {"start": config.start, "against": config.against}
+        return {
+            name: Need(JobKey(key.scale, key.method, arm, key.task, key.seed)) for name, arm in others.items() if arm
+        }
 
     def train(self, run: Run) -> None:
         from methods.threadweaver.train import train

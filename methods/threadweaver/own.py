@@ -144,13 +144,17 @@ class Own:
         return at
 
     def items(self, n: int, split: str) -> pd.DataFrame:
-        """The first n questions of the test set (`questions`), or of the training file for validation."""
-        from tycho.harness import make_items
+        """The first n questions of `data`: what checkpoints are chosen by, and the test where no set is named."""
+        return _items(read_rows(self.config.data)[:n], self.config.data)
 
-        source = self.config.questions if split == "test" and self.config.questions else self.config.data
-        rows = read_rows(source, self.config.questions_revision, self.config.questions_split)[:n]
-        pairs = dict(_pair(row, source) for row in rows)
-        return make_items(list(pairs), list(pairs.values()))
+    def tests(self, n: int) -> list[tuple[str, pd.DataFrame, int]]:
+        """By test set: its setting (`set=NAME`), at most n items, answers to each."""
+        if not self.config.sets:
+            return [("", self.items(n, "test"), 1)]
+        return [
+            (f"set={name}", _items(read_rows(one.questions, one.revision, one.split)[:n], one.questions), one.samples)
+            for name, one in self.config.sets.items()
+        ]
 
     def answer(self, text: str) -> str:
         from methods.deepconf.answers import boxed
@@ -161,6 +165,13 @@ class Own:
         from methods.deepconf.answers import equal
 
         return equal(answer, target)
+
+
+def _items(rows: Sequence[dict[str, Any]], source: Any) -> pd.DataFrame:
+    from tycho.harness import make_items
+
+    pairs = dict(_pair(row, source) for row in rows)
+    return make_items(list(pairs), list(pairs.values()))
 
 
 def _pair(row: dict[str, Any], source: Any) -> tuple[str, str]:
@@ -188,7 +199,7 @@ def read_rows(source: Any, revision: str = "", split: str = "test") -> list[dict
             rows.append(row)
         return rows
     if not revision:
-        raise TychoError(f"no file {source}; a data set on the hub needs its commit (knob `questions_revision`)")
+        raise TychoError(f"no file {source}; a data set on the hub needs its commit (`revision` of the set)")
     from datasets import load_dataset
 
     try:

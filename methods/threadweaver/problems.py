@@ -1,4 +1,4 @@
-"""What the room trains on and asks: the common products, products of mixed sizes, noisy products, Countdown."""
+"""What the room trains on and asks: the common products, products of mixed sizes, noisy products, Countdown, files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from methods.threadweaver.words import Words
     from tycho.tasks.arithmetic import Shape
 
-TASKS = ("products-verbose", "products-mixed", "products-noisy", "own")
+TASKS = ("products-verbose", "products-mixed", "products-noisy", "countdown", "own")
 MODULUS = 7
 RULES = {"spacing": "canonical", "empty_threads": False}  # of the format: what the records call well-formed
 
@@ -117,6 +117,11 @@ class Products:
         return harness.make_items(prompts, [str(answer) for answer in drawn.answer])
 
 
+def tests(task: Any, n: int) -> list[tuple[str, pd.DataFrame, int]]:
+    """Settings with their test items and the number of answers to each; most tasks have one."""
+    return task.tests(n) if hasattr(task, "tests") else [("", task.items(n, "test"), 1)]
+
+
 def problems(task: str, config: Any = None) -> Any:
     """The problems of that name; `own` reads its model and files from the config."""
     from tycho.tasks import common
@@ -128,6 +133,10 @@ def problems(task: str, config: Any = None) -> Any:
         return Products(task, Shape(MODULUS, 4, 6, fewest_groups=1, fewest_numbers=2), 256)
     if task == "products-noisy":
         return Products(task, Shape(13, 3, 5), 256, hard=0.35)
+    if task == "countdown":
+        from methods.threadweaver.search import Search
+
+        return Search()
     if task == "own":
         from methods.threadweaver.own import Own
 

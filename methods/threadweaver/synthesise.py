@@ -44,13 +44,13 @@ def _metrics(run: Run, task: str) -> pd.DataFrame:
 def _table(run: Run, task: str) -> pd.DataFrame:
     """One row an arm and convention: accuracy, path, all tokens, and speed-ups in both ways of averaging."""
     samples, rows = _samples(run, task), []
-    for (arm, variant), own in samples.groupby(["arm", "variant"], sort=False):
-        base = samples[(samples.arm == BASE) & (samples.variant == variant)]
+    for (arm, variant, where), own in samples.groupby(["arm", "variant", "setting"], sort=False):
+        base = samples[(samples.arm == BASE) & (samples.variant == variant) & (samples.setting == where)]
         every = _speedup(base, own)
         right = _speedup(base[base.correct], own[own.correct])
         rows.append(
             {
-                "task": task,
+                "task": f"{task} {where}".strip(),
                 "arm": arm,
                 "tags": variant or "all on the path",
                 "accuracy": own.correct.mean(),

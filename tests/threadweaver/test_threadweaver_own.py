@@ -72,7 +72,8 @@ def test_two_steps_of_every_training_run_on_it(folder, data, tmp_path) -> None:
         "arms": ["parallel", "p_grpo"], "tasks": ["own"], "seeds": 1,
         "arm_config": {"parallel": {"start": ""}, "p_grpo": {"start": "parallel"}},
         "config": {"model": str(folder), "data": str(data), "first_steps": 2, "more_steps": 2, "batch": 2, "most": 24,
-                   "validation_items": 2, "test_items": 2, "longest": 400},
+                   "validation_items": 2, "test_items": 2, "longest": 400,
+                   "sets": {"one": {"questions": str(data)}, "two": {"questions": str(data), "samples": 2}}},
     }  # fmt: skip
     settings = load_settings(
         {"scale": "smoke", "results": str(tmp_path), "only": ["threadweaver"], "methods": {"threadweaver": change}}
@@ -82,7 +83,8 @@ def test_two_steps_of_every_training_run_on_it(folder, data, tmp_path) -> None:
         assert run_process(found, process) == {}
     key = next(key for key in found.jobs if key.arm == "p_grpo")
     samples = found.view(key).record("samples")
-    assert len(samples) == 3 * 2 and set(samples.target) == {"54"}
+    assert samples.groupby("setting").size().to_dict() == {"set=one": 3 * 2, "set=two": 3 * 2 * 2}
+    assert set(samples.target) == {"54"} and (samples.groupby(["setting", "variant"])["item"].nunique() == 2).all()
     curve = found.view(key).record("metrics").query("name == 'reward'")
     assert len(curve) == 2
 
@@ -99,7 +101,7 @@ def test_what_is_missing_is_named(folder, data, tmp_path) -> None:
     bad = tmp_path / "bad.jsonl"
     config = SimpleNamespace(
         model=str(folder), revision="", data=bad, closing="orchestrator", loss="completion", longest=None, overflow="refuse",
-        questions="", questions_revision="", questions_split="test",
+        sets={},
     )  # fmt: skip
     for line, why in (
         ("{", "line 1 is not JSON"),
@@ -126,3 +128,5 @@ def test_the_paper_scale_has_the_published_numbers() -> None:
     assert (config.rl_prompts, config.rl_rollouts, config.rl_steps, config.rl_rate) == (16, 8, 350, 5e-6)
     assert (config.bonus, config.rho, config.rho_clip, config.wrong) == ("paper", 0.5, 0.2, 0.0)
     assert config.temperature == 1.0 and config.closing == "orchestrator" and config.loss == "hybrid"
+    samples = {name: one.samples for name, one in config.sets.items()}
+    assert samples == {"aime24": 32, "aime25": 32, "amc23": 8, "math500": 1, "minerva": 4, "olympiad": 8}
