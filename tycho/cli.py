@@ -179,6 +179,43 @@ def sync(
 
 
 @app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="A scale's folder, as results/quick.")],
+    sample: Annotated[int, typer.Option(help="How many jobs to run again; 0: all.", min=0)] = 5,
+    only: Annotated[list[str] | None, typer.Option(help="A method to draw from; may be given again.")] = None,
+    most_seconds: Annotated[
+        float, typer.Option(help="Leave out jobs that cost more CPU-seconds than this; 0: none.", min=0)
+    ] = 0,
+    tolerance: Annotated[
+        float, typer.Option(help="A number within tolerance * max(1, |number|) counts as reproduced.", min=0)
+    ] = 1e-6,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    into: Annotated[
+        Path | None, typer.Option(help="Where to run them, and leave them; left out: a folder that is removed.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A CSV file for the comparison, a row a number.")] = None,
+) -> None:
+    """Runs a sample of finished jobs again and says which numbers reproduced, bit for bit or within a tolerance, and which
+    did not. Ends non-zero if any did not."""
+    import tempfile
+
+    from tycho.verify import print_verified
+    from tycho.verify import verify as run_verify
+
+    log_to(None)
+    with tempfile.TemporaryDirectory(prefix="tycho-verify-") as temporary:
+        found = run_verify(
+            results.resolve(), into or Path(temporary), sample=sample, only=only, most_seconds=most_seconds,
+            tolerance=tolerance, seed=seed,
+        )  # fmt: skip
+    print_verified(found, tolerance)
+    if output:
+        found.rows.to_csv(output, index=False)
+    if not found.good:
+        raise typer.Exit(1)
+
+
+@app.command()
 def where(scale: Scale = "quick", results: Results = "results") -> None:
     """Says where the report is, how to open MLflow, and what failed; ends non-zero if anything did."""
     from tycho import records

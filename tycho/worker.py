@@ -20,7 +20,7 @@ from tycho.errors import TychoError, one_line
 from tycho.files import check_writable, read_json, write_json, write_text
 from tycho.jobs import Job, Plan, Process, job_folder, work_folder
 from tycho.keys import derive_seed
-from tycho.provenance import code_state
+from tycho.provenance import code_state, leave_provenance, machine
 from tycho.sources import stage_imports
 
 log = logging.getLogger("tycho")
@@ -35,6 +35,7 @@ def run_process(plan: Plan, process: Process) -> dict[str, str]:
     """
     settings = plan.settings
     check_writable(settings.folder)
+    leave_provenance(settings)
     receipt = settings.folder / process.receipt
     for old in receipt.parent.glob(f"{process.seeds}.*.json"):
         old.unlink()
@@ -81,7 +82,13 @@ def _run_missing(plan: Plan, job: Job) -> list[str]:
             with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full
                 _keep_status(folder, status | {"state": "failed", "reason": one_line(error)})
             raise
-        status["stages"][stage] = {"digest": job.digests[stage], **code_state()}
+        status["stages"][stage] = {
+            "digest": job.digests[stage],
+            **code_state(),
+            "threads": settings.threads,
+            "device": device,
+            "machine": machine(),
+        }
         _keep_status(folder, status)
         ran.append(stage)
     _keep_status(folder, status | {"state": "done"})
