@@ -50,6 +50,8 @@ def specialists(run: Run) -> None:
     run.table("influence", _by_capability(readings(products, lengths)[READING]))
     for k, name in enumerate(CORPORA):
         run.metric("gradient_norm", float(norms[:, :, k].mean()), variant=name)
+        for s, capability in enumerate(names):
+            run.metric("gradient_norm", float(norms[s, :, k].mean()), variant=f"{name} on the {capability} specialist")
         run.metric("positive_share", float((products[:, :, -1, k] > 0).float().mean()), variant=name)
 
 

@@ -33,6 +33,8 @@ def loss_raised(records, *, arm, task, variant, setting):
 def lead_of_own(records, *, arm, task, variant, setting):
     """A capability (the variant): the rise of its loss without its own corpus, less the largest rise without another."""
     others = [name for name in _corpora(records, arm, task) if name != OWN[variant]]
+    if not others:  # the arm has not run
+        return nll(records, arm=arm, task=task, variant=variant, setting=setting)
     rise = {
         name: loss_raised(records, arm=arm, task=task, variant=f"{name} on {variant}", setting=setting)
         for name in [OWN[variant], *others]
