@@ -15,6 +15,7 @@ class DeepConfConfig(MethodConfig):
     modulus: int = knob(19, "prime that the products are taken by", ge=5)
     batch: int = knob(64, "examples a step", ge=1)
     learning_rate: float = knob(3e-3, "peak learning rate, cosine decay", gt=0)
+    beta2: float = knob(0.95, "AdamW's second moment decay", ge=0, lt=1)
     width: int = knob(96, "hidden width", ge=8)
     layers: int = knob(2, "layers", ge=1)
     wrong: float = knob(0.45, "how often a trace gets a hard fact wrong", ge=0, le=1)

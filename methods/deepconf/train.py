@@ -29,7 +29,8 @@ def train(run: Run) -> None:
     def batches(step: int):
         return type(b := stream(step).sequences())(*(part.to(run.device) for part in b))
 
-    recipe = Recipe(steps=config.steps, rate=config.learning_rate, warmup=min(50, config.steps // 4))
+    warmup = min(50, config.steps // 4)
+    recipe = Recipe(config.steps, config.learning_rate, warmup, betas=(0.9, config.beta2))
     trainer = Trainer(model, batches, loss, recipe, seed=run.seed("order"))
     restored = run.restore()
     if restored:
