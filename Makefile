@@ -6,7 +6,7 @@ CORES ?= all
 SCALE ?= quick
 RESULTS ?= results
 
-.PHONY: report test ui lock docs format clean-venv vllm test-vllm
+.PHONY: report test ui lock docs format clean-venv vllm test-vllm test-slurm mlflow-server
 
 report: $(VENV)/ready
 	$(BIN)/snakemake --cores $(CORES) --config scale=$(SCALE) results=$(RESULTS); \
@@ -18,6 +18,26 @@ test: $(VENV)/ready
 
 ui: $(VENV)/ready
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
+
+# A server for a group, over a store that stays (docs/reliability.md): STORE=postgresql://user@host/tycho, HOSTS=name:5000.
+# Two processes: one worker, no job execution. On loopback, unless HOST says otherwise.
+STORE ?= sqlite:///$(abspath $(RESULTS))/mlflow.db
+HOST ?= 127.0.0.1
+PORT ?= 5000
+HOSTS ?=
+mlflow-server: $(VENV)/ready
+	mkdir -p $(RESULTS)/mlartifacts
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --workers 1 \
+	  --host $(HOST) --port $(PORT) $(if $(HOSTS),--allowed-hosts "$(HOSTS)") $(if $(AUTH),--app-name basic-auth) \
+	  --backend-store-uri "$(STORE)" --artifacts-destination "$(abspath $(RESULTS))/mlartifacts"
+
+# SLURM's own daemons on this machine, one node of them, and the whole DAG of scale `smoke` through it (docs/cluster.md).
+SLURM := munge slurm-wlm slurmdbd mariadb-server
+test-slurm: $(VENV)/ready
+	@PATH="$$PATH:/usr/sbin"; command -v slurmctld > /dev/null && command -v munged > /dev/null && command -v slurmdbd > /dev/null && command -v mariadbd > /dev/null \
+	  || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); \
+	     else echo "SLURM is not installed; on Debian, as root: apt-get install --no-install-recommends $(SLURM)" >&2; exit 1; fi
+	TYCHO_SLURM=1 $(BIN)/python -m pytest tests/slurm --durations=0
 
 # No resolver: torch with what it needs, then the full pin of the rest. Measured in envs/README.md.
 $(VENV)/ready: envs/lock.txt pyproject.toml
