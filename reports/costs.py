@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reports.numbers import number, seconds
-from reports.sections import Direction
+from reports.sections import Direction, cost_anchor
 from tycho.jobs import SYNTHESIS, Job, Plan
 from tycho.keys import JobKey
 
@@ -48,6 +48,7 @@ def arm_costs(direction: Direction) -> list[dict[str, Any]]:
                 "memory": number(float(memory.get(arm, math.nan))),
                 "flops": number(mine["flops"] + others["flops"]) if mine["flops"] + others["flops"] else "–",
                 "tokens": number(mine["generated_tokens"]) if mine["generated_tokens"] else "–",
+                "anchor": cost_anchor(arm),
                 "source": f"costs.parquet: method={direction.method.name}, arm={arm}"
                 + (f", and {len(lent)} stages of {', '.join(named)}" if lent else ""),
             }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,14 +46,21 @@ class Records:
         return cls(scale, method, **{n: f[(f["scale"] == scale) & (f["method"] == method)] for n, f in frames.items()})
 
     def absences(self, arm: str, task: str) -> list[str]:
-        """One line for each planned seed of an arm that did not end well."""
+        """One line for each way in which planned seeds of an arm did not end well."""
         mine = self.statuses[(self.statuses["arm"] == arm) & (self.statuses["task"] == task)]
         bad = mine[mine["state"] != "done"].sort_values("seed")
-        return [
-            f"{arm}/{task}/seed{row.seed} {row.state}"
-            + (f": {row.reason}" if isinstance(row.reason, str) and row.reason else "")
-            for row in bad.itertuples()
-        ]
+        ways: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        for row in bad.itertuples():
+            reason = row.reason if isinstance(row.reason, str) else ""
+            alike = re.sub(rf"/seed{row.seed}\b", "/the same seed", reason)
+            ways.setdefault((row.state, alike), []).append((row.seed, reason))
+        lines = []
+        for (state, alike), seeds in ways.items():
+            one = len(seeds) == 1
+            who = f"/seed{seeds[0][0]}" if one else f" seeds {seeds_text([seed for seed, _ in seeds])}"
+            why = seeds[0][1] if one else alike
+            lines.append(f"{arm}/{task}{who} {state}" + (f": {why}" if why else ""))
+        return lines
 
     def why_absent(self, side: Side) -> str:
         mine = self.statuses[(self.statuses["arm"] == side.arm) & (self.statuses["task"] == side.task)]
@@ -61,6 +70,41 @@ class Records:
         if absent:
             return "; ".join(absent[:3]) + (f"; and {len(absent) - 3} more" if len(absent) > 3 else "")
         return f"{side.arm}/{side.task} ran, but recorded no {side.estimand!r}"
+
+
+def seeds_text(seeds: list[int]) -> str:
+    """`0 to 4, 7`."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+
+
+class Measured:
+    """What sides of contrasts measured in one scale's records, each looked up once."""
+
+    def __init__(self, collected: object, lookup: Lookup, scale: str):
+        self._collected, self._lookup, self._scale = collected, lookup, scale
+        self._records: dict[str, Records] = {}
+        self._values: dict[tuple[Any, ...], pd.DataFrame | NotRun] = {}
+
+    def __call__(self, method: str, side: Side, x: str | None = None) -> pd.DataFrame:
+        """As `values`."""
+        key = (method, *side.model_dump().values(), x)
+        if key not in self._values:
+            if method not in self._records:
+                self._records[method] = Records.of(self._collected, self._scale, method)
+            try:
+                self._values[key] = values(self._records[method], side, self._lookup, x)
+            except NotRun as error:
+                self._values[key] = error
+        found = self._values[key]
+        if isinstance(found, NotRun):
+            raise found
+        return found
 
 
 def values(records: Records, side: Side, lookup: Lookup, x: str | None = None) -> pd.DataFrame:

@@ -68,6 +68,7 @@ THEME: dict[str, Any] = {
     "header": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 11, "titleFontWeight": "normal"},
     "title": {"color": INK, "subtitleColor": MUTED, "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 10},
 }
+PLAIN = {INK: "#1a1c20", MUTED: "#5b616b", GRID: "#dddddd"}
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 ElementTree.register_namespace("", SVG[1:-1])
@@ -83,15 +84,32 @@ def compile_figure(spec: dict[str, Any], prefix: str) -> Markup:
     """
     if not isinstance(spec, dict):
         return Markup('<p class="note">This figure cannot be drawn: it is no Vega-Lite specification.</p>')
-    # Altair writes its own default size into every spec; the theme's holds unless the room chose another one.
-    own = dict(spec.get("config") or {})
-    own["view"] = {k: v for k, v in own.get("view", {}).items() if not (k.startswith("continuous") and v == 300)}
-    themed = {**spec, "config": merged(THEME, own)}
     try:
-        drawn = _draw(json.dumps(themed, sort_keys=True))
+        drawn = _draw(_themed(spec))
         return Markup(_for_page(drawn, prefix, str((spec.get("usermeta") or {}).get("says", ""))))
     except (ValueError, ElementTree.ParseError) as error:
         return Markup('<p class="note">This figure cannot be drawn: {}</p>').format(one_line(error)[:300])
+
+
+def standalone(spec: dict[str, Any]) -> str | None:
+    """A spec as an SVG file of its own: plain colours on white, for papers and slides. None where it cannot be drawn."""
+    if not isinstance(spec, dict):
+        return None
+    try:
+        drawn = _draw(_themed(spec))
+    except ValueError:
+        return None
+    for placeholder, colour in PLAIN.items():
+        red, green, blue = (int(placeholder[at : at + 2], 16) for at in (1, 3, 5))
+        drawn = re.sub(rf"{placeholder}|rgb\({red}, ?{green}, ?{blue}\)", colour, drawn, flags=re.IGNORECASE)
+    return drawn
+
+
+def _themed(spec: dict[str, Any]) -> str:
+    # Altair writes its own default size into every spec; the theme's holds unless the room chose another one.
+    own = dict(spec.get("config") or {})
+    own["view"] = {k: v for k, v in own.get("view", {}).items() if not (k.startswith("continuous") and v == 300)}
+    return json.dumps({**spec, "config": merged(THEME, own)}, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,8 +9,9 @@ import altair as alt
 import pandas as pd
 
 from reports.costs import borrowed
-from reports.figures import compile_figure
+from reports.figures import compile_figure, standalone
 from reports.numbers import aligned, number, over_seeds, seconds
+from reports.sections import cost_anchor, value_anchor
 from tycho.jobs import Plan
 from tycho.tasks.common import TASKS
 
@@ -98,6 +99,8 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
             "spent": ["–" if math.isnan(getattr(row, c)) else number(getattr(row, c)) for c in SPENT],
             "cpu": seconds(row.cpu),
             "dominated": row.dominated,
+            "anchor": value_anchor(row.task, "accuracy", "samples.parquet", row.arm, row.variant, row.setting),
+            "cost_anchor": cost_anchor(row.arm),
             "source": f"samples.parquet: method={row.method}, arm={row.arm}, task={row.task}"
             + "".join(f", {part}={getattr(row, part)}" for part in ("variant", "setting") if getattr(row, part)),
         }
@@ -119,10 +122,13 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
             if len(drawn) > 1:
                 spec = _pareto(drawn, axis, axes[axis]).to_dict()
                 says = f"Accuracy against {axes[axis]} on {words}; dominated points are faint, lines are 95 % intervals over seeds."
-                figure = compile_figure(
-                    spec | {"usermeta": {"says": says}}, f"ground-{family}-{axis.replace('_', '-')}"
+                spec |= {"usermeta": {"says": says}}
+                figure = compile_figure(spec, f"ground-{family}-{axis.replace('_', '-')}")
+                name = f"ground-{family}-{axis.replace('_', '-')}"
+                found.append(
+                    {"svg": figure, "alone": standalone(spec), "spec": spec, "file": f"figures/{name}"}
+                    | {"says": says, "family": words}
                 )
-                found.append({"svg": figure, "says": says, "family": words})
     return found
 
 

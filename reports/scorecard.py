@@ -30,22 +30,32 @@ STATES = {
     "inconclusive": "inconclusive",
     "not-learnt": "not learnt at this scale",
     "not-run": "not run",
+    "not-planned": "not part of this scale",
     "suppressed": "suppressed",
 }
+NOT_PLANNED = "not part of this scale"
+HELD = ("supported", "not-attributable")
+JUDGED = (*HELD, "contradicted", "inconclusive", "not-learnt")
 SLUGS = {word: slug for slug, word in STATES.items()}
 # What a part or a control may leave out.
 BLANK = dict.fromkeys(
     ("kind", "unit", "of", "than", "says", "arm", "reason", "outcome", "verdict"), ""
 ) | dict.fromkeys(("effect", "low", "high"))
+RAW = ("verdict", "effect", "low", "high", "unit", "of", "than", "p", "q", "seeds", "items", "reason", "decides")
 READ = {"paper": "read in the paper", "code": "read in the paper's code", "second-hand": "second-hand"}
 
 
 def scorecard(
-    verdicts: pd.DataFrame, claims: dict[str, list[Claim]], collected: Collected, plan: Plan
+    verdicts: pd.DataFrame,
+    claims: dict[str, list[Claim]],
+    collected: Collected,
+    plan: Plan,
+    measured: estimands.Measured | None = None,
 ) -> list[dict[str, Any]]:
     """All rows of claims.parquet, with anchors of their own: ids that differ in signs only would share one."""
     by_id = {claim.id: claim for found in claims.values() for claim in found}
-    rows = [claim_row(row, by_id.get(row["id"]), collected, plan) for row in verdicts.to_dict("records")]
+    measured = measured or estimands.Measured(collected, lookup, plan.settings.scale)
+    rows = [claim_row(row, by_id.get(row["id"]), collected, plan, measured) for row in verdicts.to_dict("records")]
     taken: Counter[str] = Counter()
     for row in rows:
         taken[row["anchor"]] += 1
@@ -54,9 +64,17 @@ def scorecard(
     return rows
 
 
-def claim_row(row: dict[str, Any], claim: Claim | None, collected: Collected, plan: Plan) -> dict[str, Any]:
+def claim_row(
+    row: dict[str, Any],
+    claim: Claim | None,
+    collected: Collected,
+    plan: Plan,
+    measured: estimands.Measured | None = None,
+) -> dict[str, Any]:
     """One row of the scorecard from one row of claims.parquet and, for margins and levels, the claim itself."""
-    state = state_of(row)
+    measured = measured or estimands.Measured(collected, lookup, plan.settings.scale)
+    aside = _aside(row, claim, collected, plan)
+    state = "not-planned" if aside == NOT_PLANNED else state_of(row)
     paper, source = _loaded(row["paper"], {}), _loaded(row["source"], {})
     parts = _loaded(row["parts"], [])
     lines = [BLANK | part for part in parts] or [row]
@@ -70,8 +88,9 @@ def claim_row(row: dict[str, Any], claim: Claim | None, collected: Collected, pl
         "says": row["says"],
         "state": state,
         "word": STATES[state] if row["verdict"] in SLUGS else row["verdict"],
+        "held": state in HELD,
         "reason": row["reason"],
-        "aside": _aside(row, claim, collected, plan),
+        "aside": f"scale {plan.settings.scale} leaves it out" if state == "not-planned" else aside,
         "fidelity": row["fidelity"],
         "paper": [
             {"arm": arm, "value": str(value).replace("-", MINUS)} for arm, value in paper.items() if arm != "note"
@@ -83,7 +102,7 @@ def claim_row(row: dict[str, Any], claim: Claim | None, collected: Collected, pl
         "read": READ.get(source.get("read", ""), source.get("read", "")),
         "interval": interval,
         "measure": _measure(row, claim),
-        "levels": _levels(claim, row, collected, plan.settings.scale),
+        "levels": _levels(claim, row, measured),
         "forests": _forests(lines, bounds),
         "parts": [_part(part) for part in parts],
         "controls": _controls(_loaded(row["controls"], []), claim),
@@ -94,6 +113,7 @@ def claim_row(row: dict[str, Any], claim: Claim | None, collected: Collected, pl
         "decides": row["decides"],
         "is_bound": bool(row["bound"]),
         "source": f"claims.parquet: id={row['id']}",
+        "raw": {name: _raw(row[name]) for name in RAW if _raw(row[name])},
     }
 
 
@@ -117,7 +137,7 @@ def _aside(row: dict[str, Any], claim: Claim | None, collected: Collected, plan:
     if any(found and "failed" in found for found in named):
         return "a job failed"
     if any(found is None for found in named):
-        return f"not part of scale {plan.settings.scale}"
+        return NOT_PLANNED
     return "a job is missing" if any(found != {"done"} for found in named) else ""
 
 
@@ -186,11 +206,10 @@ def _measure(row: dict[str, Any], claim: Claim | None = None) -> str:
     return ": ".join(part for part in (name, contrast) if part)
 
 
-def _levels(claim: Claim | None, row: dict[str, Any], collected: Collected, scale: str) -> list[dict[str, Any]]:
+def _levels(claim: Claim | None, row: dict[str, Any], measured: estimands.Measured) -> list[dict[str, Any]]:
     if claim is None or row["verdict"] == "not run":
         return []
-    mine = estimands.Records.of(collected, scale, row["method"])
-    return levels(claim, lambda side: estimands.values(mine, side, lookup))
+    return levels(claim, lambda side: measured(row["method"], side))
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +237,13 @@ def _controls(controls: list[dict[str, Any]], claim: Claim | None) -> list[dict[
 
 def _loaded(text: Any, empty: Any) -> Any:
     return json.loads(text) if isinstance(text, str) and text else empty
+
+
+def _raw(value: Any) -> str:
+    """A cell of claims.parquet, no digit lost that tells anything."""
+    if pd.isna(value):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _real(value: Any) -> float:
@@ -260,39 +286,6 @@ def side_name(side: Side, among: Iterable[Side]) -> str:
     if len({other.estimand for other in among}) > 1:
         name += f" {side.estimand}"
     return name + (f" on {side.task}" if len({other.task for other in among}) > 1 else "")
-
-
-def claims_markdown(rows: list[dict[str, Any]]) -> str:
-    """The scorecard as a Markdown table."""
-
-    def cell(text: Any) -> str:
-        flat = " ".join(str(text).split())
-        return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", flat)
-
-    lines = ["| verdict | claim | direction | paper | here | controls | seeds × items | p | q |", "|" + "---|" * 9]
-    for row in rows:
-        interval = row["interval"]
-        here = (
-            f"{interval['effect']} [{interval['low']}, {interval['high']}] {row['measure']}"
-            if row["seeds"]
-            else row["reason"]
-        )
-        paper = ", ".join(f"{entry['arm']} {entry['value']}" for entry in row["paper"])
-        paper = f"{paper} ({row['where']}, arXiv {row['arxiv']})".strip()
-        controls = "; ".join(f"{control['says']}: {control['outcome']}" for control in row["controls"])
-        cells = [
-            row["word"],
-            row["says"],
-            row["method"],
-            paper,
-            here,
-            controls,
-            f"{row['seeds']} × {row['items']}",
-            row["p"],
-            row["q"],
-        ]
-        lines.append("| " + " | ".join(cell(text) for text in cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def slug(text: object) -> str:

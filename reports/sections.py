@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from reports.claims import Claim
 from reports.collect import Collected, done_stages
 from reports.estimands import SAMPLE_COLUMNS
-from reports.figures import compile_figure, strip
+from reports.figures import compile_figure, standalone, strip
 from reports.numbers import aligned, number, over_seeds
-from reports.scorecard import tests_of
+from reports.scorecard import slug, tests_of
 from tycho import records
 from tycho.adapter import Method
 from tycho.errors import TychoError
@@ -26,6 +27,21 @@ from tycho.jobs import SYNTHESIS, Job, Plan, job_folder
 from tycho.keys import JobKey
 
 POINT = ["arm", "variant", "setting"]
+
+
+def anchor(*key: object) -> str:
+    """A place on a records page, from what the number is of: the same wherever it is asked for."""
+    return "v-" + hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=5).hexdigest()
+
+
+def value_anchor(task: str, name: str, file: str, arm: str, variant: str, setting: str) -> str:
+    return anchor("value", task, name, file, arm, variant, setting)
+
+
+def cost_anchor(arm: str) -> str:
+    return anchor("cost", arm)
+
+
 MOST_ROWS = 24  # of one metric; the rest stands in the records
 MOST_GROUPS = 6  # shown at once; the rest can be opened
 MOST_SAMPLES = 40  # of one arm
@@ -54,6 +70,10 @@ class Direction:
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame[frame["method"] == self.method.name]
 
+    @functools.cached_property
+    def finals(self) -> pd.DataFrame:
+        return _finals(self)
+
 
 def arms(direction: Direction) -> list[dict[str, Any]]:
     """Every arm with its role, and how many of its jobs are done."""
@@ -75,7 +95,7 @@ def metric_groups(direction: Direction) -> list[dict[str, Any]]:
 
     Metrics that a claim rests on come first, then what the samples say, then the rest.
     """
-    final = _finals(direction)
+    final = direction.finals
     if final.empty:
         return []
     tested = {test.estimand for claim in direction.claims for test in tests_of(claim)}
@@ -88,16 +108,22 @@ def metric_groups(direction: Direction) -> list[dict[str, Any]]:
 
 
 def _finals(direction: Direction) -> pd.DataFrame:
-    """One value a seed of everything that ends as one number: final metrics, and means over the test samples."""
+    """One value a seed of everything that ends as one number: final metrics, and means over the test samples.
+
+    `row` is the number of the (first) row it was read from in the collected table, `count` how many rows it is made of.
+    """
     metrics, samples = direction.of(direction.records.metrics), direction.of(direction.records.samples)
-    columns = ["task", *POINT, "seed", "name", "value", "censored", "file"]
-    parts = [metrics[metrics["step"].isna()].assign(file="metrics.parquet")[columns]]
+    columns = ["task", *POINT, "seed", "name", "value", "censored", "file", "row", "count"]
+    ends = metrics[metrics["step"].isna()]
+    parts = [ends.assign(file="metrics.parquet", row=ends.index, count=1)[columns]]
     test = samples[samples["split"] == "test"]
+    keys = [test[part] for part in ("task", *POINT, "seed")]
+    firsts = test.index.to_series().groupby(keys).min().rename("row")
     for name, column in {name: column for name, column in SAMPLE_COLUMNS.items() if name != "correct"}.items():
         values = test[column].astype("Float64")
         if values.isna().all() or (name == "score" and (values == test["correct"].astype("Float64")).all()):
             continue
-        means = values.groupby([test[part] for part in ("task", *POINT, "seed")]).mean().rename("value").reset_index()
+        means = values.groupby(keys).agg(value="mean", count="count").join(firsts).reset_index()
         means = means.astype({"value": "float64"}).dropna(subset="value")
         parts.append(means.assign(name=name, censored=False, file="samples.parquet")[columns])
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
@@ -119,6 +145,7 @@ def _metric_group(direction: Direction, task: str, name: str, file: str, group: 
                 "high": high,
                 "seeds": mine["seed"].nunique(),
                 "bounds": bounds,
+                "anchor": value_anchor(task, name, file, arm, variant, setting),
                 "source": f"{file}: method={direction.method.name}, task={task}, arm={arm}"
                 + "".join(f", {k}={v}" for k, v in (("variant", variant), ("setting", setting)) if v)
                 + (f", name={name}" if file == "metrics.parquet" else f", mean of {SAMPLE_COLUMNS[name]}"),
@@ -181,9 +208,9 @@ def _cut(text: str) -> str:
 
 
 def figures(direction: Direction) -> list[dict[str, Any]]:
-    """The synthesis' figures first, then the arms', those of one name and caption together.
+    """The synthesis' figures first, then the arms', those of one name together.
 
-    The lowest seed's is drawn; the others are links to their specs.
+    The lowest seed's is drawn; the others lie in their jobs' folders.
     """
     places: dict[tuple[str, str, str, str], list[tuple[JobKey, Path]]] = {}
     for job in direction.jobs:
@@ -191,7 +218,7 @@ def figures(direction: Direction) -> list[dict[str, Any]]:
             for path in sorted((job_folder(direction.plan.settings, job.key) / stage / "figures").glob("*.json")):
                 places.setdefault((job.key.arm, job.key.task, stage, path.stem), []).append((job.key, path))
     order = direction.arm_order
-    found: dict[tuple[bool, str, str], dict[str, Any]] = {}
+    found: dict[tuple[bool, str], dict[str, Any]] = {}
     for (arm, task, stage, name), drawn in sorted(
         places.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])
     ):
@@ -204,18 +231,25 @@ def figures(direction: Direction) -> list[dict[str, Any]]:
         says = str((spec.get("usermeta") or {}).get("says", ""))
         prefix = re.sub(r"[^a-z0-9]+", "-", f"{direction.method.name} {arm} {task} {stage} {name}".lower())
         across = arm == SYNTHESIS
-        group = found.setdefault((not across, name, says), {"name": name, "says": says, "across": across, "drawn": []})
+        group = found.setdefault((not across, name), {"name": name, "across": across, "drawn": []})
         group["drawn"].append(
             {
                 "arm": arm,
                 "task": task,
+                "says": says,
                 "svg": compile_figure(spec, prefix),
+                "alone": standalone(spec),
+                "spec": spec,
+                "file": f"figures/{prefix}",
                 "job": f"{key.path}/{stage}",
-                "href": _link(key, stage, "figures", path.name),
-                "others": [{"seed": k.seed, "href": _link(k, stage, "figures", p.name)} for k, p in drawn[1:]],
+                "seed": key.seed,
+                "others": [k.seed for k, _ in drawn[1:]],
             }
         )
-    return [group for _, group in sorted(found.items(), key=lambda item: item[0][:2])]
+    for group in found.values():  # what all drawings of a group show is said once
+        said = {figure["says"] for figure in group["drawn"]}
+        group["says"] = said.pop() if len(said) == 1 else ""
+    return [group for _, group in sorted(found.items(), key=lambda item: item[0])]
 
 
 def tables(direction: Direction) -> list[dict[str, Any]]:
@@ -235,7 +269,8 @@ def tables(direction: Direction) -> list[dict[str, Any]]:
                 found[job.key.arm, path.stem] = {
                     "name": path.stem,
                     "job": f"{job.key.path}/{stage}",
-                    "href": _link(job.key, stage, "tables", path.name),
+                    "frame": frame,
+                    "file": "tables/" + slug(f"{direction.method.name} {job.key.arm} {stage} {path.stem}") + ".csv",
                     "columns": [str(column) for column in frame.columns],
                     "rows": [
                         [_cell(value) for value in row] for row in frame.head(MOST_TABLE_ROWS).itertuples(index=False)
@@ -255,7 +290,3 @@ def _cell(value: Any) -> dict[str, Any]:
     if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
         return {"text": _cut(str(value)), "number": False}
     return {"text": number(float(value), 4), "number": True}
-
-
-def _link(key: JobKey, *parts: str) -> str:
-    return quote("/".join(("..", "jobs", str(key.path), *parts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 VOID = {"meta", "link", "br", "hr", "img", "input", "base", "source", "col", "wbr"}
 # What makes a browser fetch or run something.
 LOADING = {"src", "srcset", "action", "formaction", "background", "poster", "data", "ping", "manifest"}
+
+
+@functools.lru_cache(maxsize=64)
+def ids_of(path: Path) -> frozenset[str]:
+    return frozenset(re.findall(r'\bid="([^"]*)"', path.read_text(encoding="utf-8")))
 
 
 class Page(HTMLParser):
@@ -27,11 +33,15 @@ class Page(HTMLParser):
         self.close()
         self.wrong += [f"<{tag}> is never closed" for tag in self.open]
         self.wrong += [f"id {found!r} stands twice" for found in {i for i in self.ids if self.ids.count(i) > 1}]
-        for link in self.links:
-            if link.startswith("#") and link[1:] not in self.ids:
-                self.wrong.append(f"{link} leads nowhere")
-            elif not link.startswith(("#", "https://arxiv.org/abs/")) and not (path.parent / link).exists():
+        for link in set(self.links):
+            file, _, place = link.partition("#")
+            if link.startswith("https://arxiv.org/abs/"):
+                continue
+            target = path.parent / file if file else path
+            if not target.is_file():
                 self.wrong.append(f"{link} is not there")
+            elif place and place not in (self.ids if target == path else ids_of(target)):
+                self.wrong.append(f"{link} leads nowhere")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)

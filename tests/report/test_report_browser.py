@@ -27,11 +27,20 @@ def browser():
 
 @pytest.fixture
 def page(browser, compiled):
+    return opened(browser, compiled, "index.html")
+
+
+@pytest.fixture
+def latent(browser, compiled):
+    return opened(browser, compiled, "latent.html")
+
+
+def opened(browser, results, name: str):
     browser.call("Emulation.setScriptExecutionDisabled", value=False)
     browser.look(1280)
     browser.requests.clear()
     browser.complaints.clear()
-    browser.open(compiled / "quick" / "report" / "index.html")
+    browser.open(results / "quick" / "report" / name)
     return browser
 
 
@@ -53,7 +62,7 @@ def picture(page, **clip) -> Image.Image:
 def test_only_the_page_itself_is_fetched_and_nothing_complains(page, compiled):
     assert page.requests == [(compiled / "quick" / "report" / "index.html").as_uri()]
     assert page.complaints == []
-    assert "claims held" in page.evaluate("document.title")
+    assert "claims judged held" in page.evaluate("document.title")
 
 
 def test_filters_narrow_by_click_and_open_again(page):
@@ -61,10 +70,10 @@ def test_filters_narrow_by_click_and_open_again(page):
     page.click(button("verdict", "supported"))
     assert page.evaluate(f"document.querySelector('{button('verdict', 'supported')}').ariaPressed") == "true"
     assert set(shown(page, "verdict")) == {"supported"} and len(shown(page, "verdict")) == everything.count("supported")
-    page.click(button("verdict", "not-run"))  # values of one kind add up
-    assert set(shown(page, "verdict")) == {"supported", "not-run"}
+    page.click(button("verdict", "not-planned"))  # values of one kind add up
+    assert set(shown(page, "verdict")) == {"supported", "not-planned"}
     page.click(button("direction", "latent"))  # kinds narrow each other
-    assert set(shown(page, "direction")) == {"latent"} and set(shown(page, "verdict")) == {"supported", "not-run"}
+    assert set(shown(page, "direction")) == {"latent"} and set(shown(page, "verdict")) == {"supported", "not-planned"}
     told = page.evaluate("document.querySelector('.filters [role=status]').textContent")
     assert told == f"{len(shown(page, 'verdict'))} of {len(everything)} claims"
     headings = page.evaluate(
@@ -93,13 +102,45 @@ def test_a_link_to_a_filtered_row_shows_it(page):
     assert page.evaluate("document.getElementById('claim-updates-identity').offsetParent !== null")
 
 
-def test_samples_right_and_wrong(page):
-    page.evaluate("document.querySelectorAll('#direction-latent details').forEach(d => d.open = true)")
-    items = "[...document.querySelectorAll('#direction-latent .browser li')].filter(li => li.offsetParent).map(li => li.dataset.correct)"
+def test_words_narrow_too(page):
+    page.click("#find")
+    page.call("Input.insertText", text="CONTROL tokens")
+    found = page.evaluate(f"{VISIBLE}.map(row => row.textContent.toLowerCase())")
+    assert all("control" in text and "tokens" in text for text in found)
+    page.evaluate("document.querySelector('#find').select()")
+    page.call("Input.insertText", text="latent.beats-written")
+    assert page.evaluate(f"{VISIBLE}.map(row => row.id)") == ["claim-latent-beats-written"]
+    page.click(".filters .clear")
+    assert len(shown(page, "verdict")) > 10 and page.evaluate("document.querySelector('#find').value") == ""
+
+
+def test_columns_sort_by_size(latent):
+    column = "[...document.querySelectorAll('table.costs tbody tr')].map(r => parseFloat(r.cells[2].textContent))"
+    head = "table.costs thead th:nth-child(3)"
+    latent.click(f"{head} button")
+    rising = latent.evaluate(column)
+    assert rising == sorted(rising) and len(rising) > 3
+    assert latent.evaluate(f"document.querySelector('{head}').ariaSort") == "ascending"
+    latent.evaluate(f"document.querySelector('{head} button').focus()")
+    latent.key("Enter", RETURN, "\r")
+    assert latent.evaluate(column) == rising[::-1]
+
+
+def test_a_number_leads_to_its_seeds(latent):
+    latent.evaluate("document.querySelector('.metric a.n').click()")
+    latent.wait("Page.loadEventFired")
+    assert "/records/latent.html#v-" in latent.evaluate("location.href")
+    assert latent.evaluate("document.querySelector(':target').tagName") == "TR"
+
+
+def test_samples_right_and_wrong(latent):
+    page = latent
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    items = "[...document.querySelectorAll('.browser li')].filter(li => li.offsetParent).map(li => li.dataset.correct)"
     assert set(page.evaluate(items)) == {"right", "wrong"}
-    page.click("#direction-latent [data-samples] button[data-value=wrong]")
+    page.click("[data-samples] button[data-value=wrong]")
     assert set(page.evaluate(items)) == {"wrong"}
-    page.click("#direction-latent [data-samples] button[data-value=all]")
+    page.click("[data-samples] button[data-value=all]")
     assert set(page.evaluate(items)) == {"right", "wrong"}
 
 
@@ -112,12 +153,13 @@ def test_without_script_the_page_is_whole(page, compiled):
     assert page.evaluate("[...document.querySelectorAll('[data-samples]')].every(g => g.offsetParent === null)")
 
 
-@pytest.mark.parametrize("width", [1440, 820, 360])
-def test_nothing_is_wider_than_the_window(page, width):
-    page.look(width)
+@pytest.mark.parametrize("name", ["index.html", "latent.html", "updates.html", "records/latent.html", "mlflow.html"])
+def test_nothing_is_wider_than_the_window(browser, compiled, name):
+    page = opened(browser, compiled, name)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = false)")
+    for width in (1440, 820, 360):
+        page.look(width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_rows_are_cards_on_a_phone_and_name_their_fields(page):
@@ -151,8 +193,9 @@ def test_text_is_readable_in_light_and_dark(page):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_page_and_figures_follow_the_colour_scheme(page, dark):
+def test_page_and_figures_follow_the_colour_scheme(latent, dark):
     """Seen in pixels: the corner of the page and of a figure have the scheme's ground, and something is drawn on it."""
+    page = latent
     page.look(1280, dark=dark)
     corner = sum(picture(page).getpixel((3, 3))) / 3
     assert corner < 60 if dark else corner > 200
@@ -175,20 +218,22 @@ def test_page_and_figures_follow_the_colour_scheme(page, dark):
     assert set(page.evaluate(texts)) == wanted
 
 
-def test_screen_readers_are_told_what_is_drawn(page):
+def names(page, *roles: str) -> list[str]:
+    """What a screen reader is told of the elements of these roles."""
     tree = page.call("Accessibility.getFullAXTree")["nodes"]
+    return [
+        n["name"]["value"] for n in tree if n.get("role", {}).get("value") in roles and n.get("name", {}).get("value")
+    ]
 
-    def names(role: str) -> list[str]:
-        return [
-            n["name"]["value"]
-            for n in tree
-            if n.get("role", {}).get("value") == role and n.get("name", {}).get("value")
-        ]
 
-    images = names("image") + names("img")
-    assert any("accuracy: latent − written: +0." in name and "interval" in name for name in images)
-    assert any(name == "Points up and to the left are better; seeds lie close together." for name in images)
-    assert "supported" in " ".join(names("button"))
+def test_screen_readers_are_told_what_is_drawn(page):
+    assert any("accuracy: latent − written: +0." in n and "interval" in n for n in names(page, "image", "img"))
+    assert "supported" in " ".join(names(page, "button"))
+    assert names(page, "searchbox") == ["find"]
+
+
+def test_screen_readers_are_told_of_figures(latent):
+    assert "Points up and to the left are better; seeds lie close together." in names(latent, "image", "img")
 
 
 def test_hostile_model_output_does_not_run(browser, own_copy):
@@ -205,14 +250,17 @@ def test_hostile_model_output_does_not_run(browser, own_copy):
     browser.call("Emulation.setScriptExecutionDisabled", value=False)
     browser.requests.clear()
     browser.complaints.clear()
-    page, _ = compile_report(planned(own_copy))
-    browser.open(page)
-    browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert browser.evaluate("document.querySelector('.says p').textContent") == hostile
-    assert browser.evaluate("document.images.length") == 0
-    # A sign that turns the direction of writing must not turn the page's own words.
-    assert browser.evaluate("getComputedStyle(document.querySelector('.browser dd')).unicodeBidi") == "isolate"
-    assert browser.requests == [page.as_uri()] and browser.complaints == []
+    index, _ = compile_report(planned(own_copy))
+    pages = [index, index.parent / "latent.html", index.parent / "records" / "latent.html"]
+    for page in pages:
+        browser.open(page)
+        browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert hostile in browser.evaluate("document.body.textContent")
+        assert browser.evaluate("document.images.length") == 0
+        if page.name == "latent.html" and page.parent == index.parent:
+            # A sign that turns the direction of writing must not turn the page's own words.
+            assert browser.evaluate("getComputedStyle(document.querySelector('.browser dd')).unicodeBidi") == "isolate"
+    assert browser.requests == [page.as_uri() for page in pages] and browser.complaints == []
 
 
 def test_print_shows_all_claims_and_no_controls(page):

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from reports.costs import arm_costs
 from reports.scorecard import STATES, claim_row, state_of
 from reports.sections import Direction, metric_groups, sample_browsers
 from tycho import records, registry
-from tycho.files import read_json, write_json
+from tycho.files import read_json, write_json, write_text
 
 HOSTILE = "</script></title><img src=x onerror=alert(1)>'\"<svg onload=alert(1)>{{ 7 * 7 }}\u202e"
 
@@ -39,15 +40,40 @@ def page(compiled) -> Page:
     return Page(folder(compiled) / "report" / "index.html")
 
 
+@pytest.fixture
+def latent(compiled) -> Page:
+    return Page(folder(compiled) / "report" / "latent.html")
+
+
+def pages(results: Path) -> list[Page]:
+    return [Page(path) for path in sorted((folder(results) / "report").rglob("*.html"))]
+
+
 def about(results: Path, name: str) -> Direction:
     plan, method = synthetic.planned(results), registry.method(name)
     claims = load_claims(synthetic.ROOMS / name / "claims.yaml")
     return Direction(plan, method, read_collected(folder(results)), claims)
 
 
-def test_page_is_well_formed_and_loads_nothing(page):
-    assert page.wrong == []
-    assert page.count("script") == 1 and page.count("style") == 1
+def test_pages_are_well_formed_load_nothing_and_lead_somewhere(compiled):
+    found = pages(compiled)
+    names = {page.path.relative_to(folder(compiled) / "report").as_posix() for page in found}
+    assert names == {"index.html", "mlflow.html"} | {f"{name}.html" for name in synthetic.NAMES} | {
+        f"records/{name}.html" for name in synthetic.NAMES if name != "broken"
+    }
+    for page in found:
+        assert page.wrong == [], page.path
+        assert page.count("script") == 1 and page.count("style") == 1
+
+
+def test_nothing_leads_out_of_the_reports_folder(compiled):
+    """So that the folder can be moved, zipped and kept."""
+    for page in pages(compiled):
+        for link in page.links:
+            if not link.startswith(("#", "https://")):
+                assert (page.path.parent / link.split("#")[0]).resolve().is_relative_to(folder(compiled) / "report"), (
+                    link
+                )
 
 
 def test_policy_lets_our_script_run_and_no_other(page):
@@ -57,12 +83,16 @@ def test_policy_lets_our_script_run_and_no_other(page):
 
 
 def test_second_compile_gives_the_same_bytes(compiled, own_copy):
-    made = ("report/index.html", "report/claims.csv", "report/claims.md", "provenance.json")
+    made = [path.relative_to(folder(own_copy)) for path in (folder(own_copy) / "report").rglob("*") if path.is_file()]
+    made.append(Path("provenance.json"))
+    assert len(made) > 60
     first = {name: (folder(own_copy) / name).read_bytes() for name in made}
+    (folder(own_copy) / "report" / "figures" / "of-another-time.svg").write_text("<svg/>")
     for name in made:
         (folder(own_copy) / name).unlink()
     settings = json.dumps(synthetic.given(own_copy))
     assert compile_report(command._plan(settings, None))[1] == []
+    assert not (folder(own_copy) / "report" / "figures" / "of-another-time.svg").exists()
     for name in made:
         again = (folder(own_copy) / name).read_bytes()
         assert again.replace(str(own_copy).encode(), str(compiled).encode()) == first[name], name
@@ -71,16 +101,16 @@ def test_second_compile_gives_the_same_bytes(compiled, own_copy):
 def test_every_verdict_is_on_the_page(page, compiled):
     frame = records.read(folder(compiled) / "claims.parquet")
     states = {state_of(row) for row in frame.to_dict("records")}
-    assert states == set(STATES) - {"suppressed"}  # only scale smoke suppresses
+    assert states == set(STATES) - {"suppressed", "not-planned"}  # only scale smoke suppresses
     rows = [found for tag, found in page.tags if tag == "tr" and "claim" in (found.get("class") or "").split()]
     assert len(rows) == len(frame)
-    assert {row["data-verdict"] for row in rows} == states
+    assert {row["data-verdict"] for row in rows} == states | {"not-planned"}
     for name in frame.id:
         assert f"claims.parquet: id={name}" in {row["data-source"] for row in rows}
     for verdict in STATES.values():
         assert verdict == "suppressed" or verdict in page.text
     assert "Ending as many traces at random does as well." in page.text and "explains the claim away" in page.text
-    for aside in ("a job failed", "a job is missing", "method cannot be loaded", "not part of scale quick"):
+    for aside in ("a job failed", "a job is missing", "method cannot be loaded", "scale quick leaves it out"):
         assert aside in page.text
 
 
@@ -143,43 +173,93 @@ def test_costs_count_ingredients_once_and_name_them(compiled):
     assert rows["synthesis"]["borrowed"] == "–"  # what it looks across is not its own cost
 
 
-def test_figures_stand_with_caption_and_maker(page, compiled):
+def test_figures_stand_with_caption_maker_and_files(compiled):
     made = list(folder(compiled).glob("jobs/*/*/*/seed0/*/figures/*.json"))
-    assert page.count("figure") == len(made) > 20
+    report, found = (
+        folder(compiled) / "report",
+        {p.path.stem: p for p in pages(compiled) if p.path.parent.name == "report"},
+    )
+    assert sum(page.count("figure") for page in found.values()) == len(made) > 20
     for path in made:
+        method, arm, task, _, stage, _, file = path.relative_to(folder(compiled) / "jobs").parts
+        page = found[method]
         assert read_json(path)["usermeta"]["says"] in page.text
-        assert f"../{path.relative_to(folder(compiled))}" in page.links
+        name = "figures/" + re.sub(r"[^a-z0-9]+", "-", f"{method} {arm} {task} {stage} {file[:-5]}".lower())
+        assert f"{name}.json" in page.links and read_json(report / f"{name}.json") == read_json(path)
+        drawing = (report / f"{name}.svg").read_text()
+        assert f"{name}.svg" in page.links and ElementTree.fromstring(drawing).tag.endswith("svg")
+        assert "var(" not in drawing and "currentColor" not in drawing and "#01010" not in drawing
 
 
-def test_budget_overrun_failures_and_provenance_are_told(page):
+def test_budget_overrun_failures_and_provenance_are_told(page, latent):
     assert "over" in page.text[page.text.index("Costs against the budgets") :].split("Failed and missing")[0]
     assert "RuntimeError: loss is not finite at step 21" in page.text
     assert "stopping/cut/chains" in page.text and "not run yet" in page.text
-    assert "tags.`tycho.method` = 'latent'" in page.text
+    assert "tags.`tycho.method` = 'latent'" in latent.text and "mlflow.html#latent" in latent.links
+    assert read_json(page.path.parent / "data" / "provenance.json")["commits"][0] in latent.text
+
+
+def test_the_idea_is_the_readmes_first_paragraph(latent):
+    assert "<b>" not in latent.text and "in nothing else." in " ".join(latent.text.split())
+    idea = latent.text[latent.text.index("The idea") : latent.text.index("Claims", latent.text.index("The idea"))]
+    assert "A synthetic room." in idea and "differs from the paper" not in idea
+    assert "differs from the paper" in latent.text
+
+
+def test_every_number_leads_to_its_seeds(compiled, latent):
+    """Claims: the per-seed values' difference is the effect. Means: the values are the record's."""
+    traced = (folder(compiled) / "report" / "records" / "latent.html").read_text()
+    claim = records.read(folder(compiled) / "claims.parquet").set_index("id").loc["latent.beats-written"]
+    part = traced[traced.index('id="claim-latent-beats-written"') :]
+    test = part[part.index("The test") : part.index("</table>")]
+    rows = [
+        [float(cell.split(",")[0]) for cell in re.findall(r">([\d.]+[^<]*)</t[hd]>", row)]
+        for row in test.split("<tr>")[2:]
+    ]
+    assert [row[0] for row in rows] == [0, 1, 2]
+    assert np.mean([of - than for _, of, than in rows]) == pytest.approx(claim.effect, abs=1e-5)
+    assert "Control: Empty tokens in place of the steps do as well" in part
+    metrics = records.read(folder(compiled) / "report" / "data" / "metrics.parquet")
+    groups = metric_groups(about(compiled, "latent"))
+    for group in groups:
+        for row in group["rows"]:
+            assert f"records/latent.html#{row['anchor']}" in latent.links
+            if group["file"] == "metrics.parquet":
+                line = re.search(rf'id="{row["anchor"]}">.*?</tr>', traced, re.S)[0]
+                shown = [float(value) for value in re.findall(r'"pair">\d+: ([^<]*)</span>', line)]
+                places = [int(place) for place in re.search(r'<td class="meta">([\d, ]+)</td>', line)[1].split(", ")]
+                mine = metrics.loc[places]
+                assert list(mine.value) == pytest.approx(shown, rel=1e-5)
+                assert set(mine.name) == {group["name"]} and set(mine.arm) == {row["arm"]}
 
 
 def test_exports_hold_every_claim(compiled):
     frame = records.read(folder(compiled) / "claims.parquet")
-    with (folder(compiled) / "report" / "claims.csv").open() as file:
+    with (folder(compiled) / "report" / "data" / "claims.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == list(frame.id)
     assert [float(row["effect"] or "nan") for row in rows] == pytest.approx(list(frame.effect), nan_ok=True)
-    lines = (folder(compiled) / "report" / "claims.md").read_text().splitlines()
+    lines = (folder(compiled) / "report" / "tables" / "claims.md").read_text().splitlines()
     assert len(lines) == len(frame) + 2
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
 
 
-def test_mixed_commits_are_flagged(own_copy):
+def test_mixed_commits_are_flagged_and_logs_kept(own_copy):
     status = folder(own_copy) / "jobs" / "latent" / "direct" / "chains" / "seed0" / "status.json"
     changed = read_json(status)
     changed["stages"]["train"] |= {"commit": "f" * 40, "dirty": True}
     write_json(status, changed)
     plan = synthetic.planned(own_copy)
+    failed = next(p for p in plan.processes if (p.method, p.arm) == ("threads", "outline"))
+    log = folder(own_copy) / "logs" / "threads" / f"outline-{failed.task}-{failed.seeds}-{failed.digest}.log"
+    write_text(log, "".join(f"line {number}\n" for number in range(1000)))
     assert [*command._collect(plan), *command._judge(plan), *command._compile(plan)] == []
     origin = read_json(folder(own_copy) / "provenance.json")
     assert origin["mixed"] and origin["dirty"] and "f" * 40 in origin["commits"]
-    text = Page(folder(own_copy) / "report" / "index.html").text
-    assert "Mixed commits." in text and "Uncommitted changes." in text
+    page = Page(folder(own_copy) / "report" / "index.html")
+    assert "Mixed commits." in page.text and "Uncommitted changes." in page.text
+    (kept,) = [link for link in page.links if link.startswith("logs/")]  # the end of a failed job's log
+    assert (page.path.parent / kept).read_text().splitlines() == [f"line {number}" for number in range(700, 1000)]
 
 
 def test_hostile_strings_stay_strings(own_copy):
@@ -207,14 +287,18 @@ def test_hostile_strings_stay_strings(own_copy):
     write_json(figure, read_json(figure) | {"usermeta": {"says": HOSTILE}, "title": HOSTILE})
     table = figure.parent.parent / "tables" / "points.parquet"
     records.write(table, pd.DataFrame({HOSTILE: [HOSTILE, [HOSTILE], {HOSTILE: 1}]}).astype(str))
-    path, problems = compile_report(synthetic.planned(own_copy))
-    page = Page(path)
+    _, problems = compile_report(synthetic.planned(own_copy))
     assert problems == []
-    assert [wrong for wrong in page.wrong if "arxiv" not in wrong] == []
-    assert page.count("script") == 1 and page.text.count("<img src=x onerror=alert(1)>") > 100
-    assert "49" not in page.text[page.text.index("{{ 7") : page.text.index("{{ 7") + 12]
-    assert HOSTILE.splitlines()[0] in (place / "report" / "claims.csv").read_text().replace('""', '"')
-    assert "<img" not in re.sub(r"\\<", "", (place / "report" / "claims.md").read_text())
+    shown = 0
+    for page in pages(own_copy):
+        assert [wrong for wrong in page.wrong if "arxiv" not in wrong] == [], page.path
+        assert page.count("script") == 1
+        shown += page.text.count("<img src=x onerror=alert(1)>")
+        if "{{ 7" in page.text:
+            assert "49" not in page.text[page.text.index("{{ 7") : page.text.index("{{ 7") + 12]
+    assert shown > 200
+    assert HOSTILE.splitlines()[0] in (place / "report" / "data" / "claims.csv").read_text().replace('""', '"')
+    assert "<img" not in re.sub(r"\\<", "", (place / "report" / "tables" / "claims.md").read_text())
 
 
 def test_a_control_and_its_absence_of_words(compiled):
