@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
@@ -13,6 +14,8 @@ from tycho.files import replacing
 # Raised when a column changes its name or meaning; older folders are then refused by name, never misread.
 SCHEMA = 1
 
+# What a spreadsheet takes for a formula; full-width signs as well.
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 STAGES = ("train", "evaluate", "analyse", "synthesise")
 
 
@@ -180,3 +183,16 @@ def read(path: Path, mend: str = "delete it and run again") -> pd.DataFrame:
             "or read it with the version that wrote it"
         )
     return frame
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """CSV for any program: text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    safe = frame.rename(columns=_no_formula)
+    for place, (_, column) in enumerate(frame.items()):
+        if not pd.api.types.is_numeric_dtype(column):
+            safe.isetitem(place, column.map(_no_formula, na_action="ignore"))
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(FORMULA) else cell

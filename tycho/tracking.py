@@ -296,7 +296,7 @@ def _params(view: JobView) -> dict[str, str]:
 
 def _table(client: Any, run_id: str, path: Path) -> None:
     frame = records.read(path)
-    client.log_text(run_id, frame.head(1000).to_csv(index=False), f"tables/{path.stem}.csv")
+    client.log_text(run_id, records.as_csv(frame.head(1000)), f"tables/{path.stem}.csv")
 
 
 def _figure(client: Any, run_id: str, path: Path) -> None:
