@@ -308,7 +308,7 @@ def load_claims(path: Path) -> list[Claim]:
     """The claims of one file. Raises TychoError: one line with file, claim, field and the nearest match of a typo."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that cannot be
         raise TychoError(f"{path} cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(raw, list):
         raise TychoError(f"{path} must hold a list of claims, each beginning with '- id:'")
