@@ -237,6 +237,67 @@ def where(scale: Scale = "quick", results: Results = "results") -> None:
 
 
 @app.command()
+def export(
+    to: Annotated[Path, typer.Argument(help="A new folder, or a .zip.")],
+    scale: Scale = "quick",
+    results: Results = "results",
+) -> None:
+    """Puts the report with all that lies beside it (tables, figures, samples as CSV) into a folder or an archive."""
+    from reports.exports import export as run_export
+
+    written = run_export(Path(results) / scale, to)
+    print(f"{to}: {len(written)} {'file' if len(written) == 1 else 'files'}")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A scale's folder, as in results/quick or records/standard.")],
+    after: Annotated[Path, typer.Argument(help="Another one.")],
+    every: Annotated[bool, typer.Option("--all", help="Show values that differ, but not clearly, too.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write Markdown here instead of printing it.")] = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 where anything but cost differs.")] = False,
+) -> None:
+    """Says what changed between two result folders: verdicts, values with intervals, jobs, CPU time."""
+    from reports.compare import as_markdown, open_folder
+    from reports.compare import compare as run_compare
+    from tycho.files import write_text
+
+    a, b = open_folder(before), open_folder(after)
+    found = run_compare(a, b)
+    text = as_markdown(a, b, found, every)
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(output, text)
+    if exit_code and not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def keep(
+    scale: Scale = "standard",
+    results: Results = "results",
+    to: Annotated[Path, typer.Option(help="Where kept records lie; a folder a scale.")] = Path("records"),
+) -> None:
+    """Keeps a scale's records in the repository: tables, figures and plan in a few small files, no weights."""
+    from reports.kept import keep as run_keep
+
+    for path in run_keep(Path(results) / scale, to):
+        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+@app.command()
+def rebuild(
+    kept: Annotated[Path, typer.Argument(help="Kept records, as in records/standard.")],
+    results: Annotated[Path, typer.Option(help="A results folder that does not have this scale yet.")],
+) -> None:
+    """Makes the report from kept records alone."""
+    from reports.kept import rebuild as run_rebuild
+
+    print(f"report: {run_rebuild(kept, results).resolve()}")
+
+
+@app.command()
 def config(
     scale: Scale = "quick",
     write: Annotated[

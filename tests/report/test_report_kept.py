@@ -1,0 +1,96 @@
+"""Records kept in the repository are enough: the report made from them alone is the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+from page import Page
+
+from reports import kept
+from tycho import records
+from tycho.errors import TychoError
+from tycho.files import read_json, write_json
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "records"
+
+
+@pytest.fixture(scope="module")
+def archive(_compiled, tmp_path_factory) -> Path:
+    """What `tycho keep` keeps of the synthetic rooms. To be read only."""
+    with synthetic.among_methods():
+        kept.keep(_compiled / "quick", tmp_path_factory.mktemp("kept"))
+        return kept.keep(_compiled / "quick", tmp_path_factory.mktemp("kept"))[0].parent
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_few_small_files_without_weights(archive, compiled):
+    names = {path.name for path in archive.iterdir()}
+    assert names == {f"{name}.parquet" for name in (*kept.TABLES, "artefacts")} | {"plan.json"}
+    assert str(compiled) not in (archive / "plan.json").read_text()  # no machine's paths
+
+
+def test_the_report_is_the_same_byte_for_byte(archive, compiled, tmp_path):
+    page = kept.rebuild(archive, tmp_path / "again")
+    first, second = files(compiled / "quick" / "report"), files(page.parent)
+    assert set(first) == set(second) and len(first) > 60
+    for name, content in second.items():
+        assert content.replace(str(tmp_path / "again").encode(), str(compiled).encode()) == first[name], name
+
+
+def test_kept_twice_gives_the_same_bytes(archive, compiled, tmp_path):
+    kept.keep(compiled / "quick", tmp_path)
+    assert files(tmp_path / "quick") == files(archive)
+
+
+def test_a_knob_that_is_gone_does_not_hide_old_records(archive, compiled, tmp_path):
+    own = Path(shutil.copytree(archive, tmp_path / "own"))
+    plan = read_json(own / "plan.json")
+    for job in plan["jobs"]:
+        job["config"]["a_knob_of_old"] = 3
+    write_json(own / "plan.json", plan)
+    text = Page(kept.rebuild(own, tmp_path / "r")).text
+    assert "claims judged here held" in text and "a_knob_of_old" not in text
+
+
+def test_refusals_name_the_way_on(archive, compiled, tmp_path):
+    with pytest.raises(TychoError, match="no report: run `make report`"):
+        kept.keep(tmp_path / "quick", tmp_path / "kept")
+    with pytest.raises(TychoError, match="`tycho keep` makes them"):
+        kept.rebuild(tmp_path, tmp_path / "r")
+    with pytest.raises(TychoError, match="is there already"):
+        kept.rebuild(archive, compiled)
+    own = Path(shutil.copytree(archive, tmp_path / "own"))
+    write_json(own / "plan.json", read_json(own / "plan.json") | {"schema": 0})
+    with pytest.raises(TychoError, match="keep the records again"):
+        kept.rebuild(own, tmp_path / "r")
+
+
+def test_kept_files_cannot_be_put_elsewhere(archive, compiled, tmp_path):
+    own = Path(shutil.copytree(archive, tmp_path / "own"))
+    artefacts = records.read(own / "artefacts.parquet")
+    artefacts.loc[0, "name"] = "../../../../../../../../outside.json"
+    records.write(own / "artefacts.parquet", artefacts)
+    with pytest.raises(TychoError, match="outside its folder"):
+        kept.rebuild(own, tmp_path / "r" / "results")
+    assert not list(tmp_path.rglob("outside.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", sorted(p.parent.name for p in REPOSITORY.glob("*/plan.json")))
+def test_the_repositorys_own_records_make_their_report(scale, tmp_path):
+    """Judged again from what is kept, every verdict is the one that was published."""
+    page = kept.rebuild(REPOSITORY / scale, tmp_path)
+    again, published = (
+        records.read(place / "claims.parquet").set_index("id") for place in (page.parent.parent, REPOSITORY / scale)
+    )
+    shared = published.index.intersection(again.index)
+    pd.testing.assert_series_equal(again.verdict[shared], published.verdict[shared])
+    assert json.loads((page.parent / "data" / "provenance.json").read_text())["commits"]
