@@ -191,7 +191,8 @@ def as_csv(frame: pd.DataFrame) -> str:
     for place, (_, column) in enumerate(frame.items()):
         if not pd.api.types.is_numeric_dtype(column):
             safe.isetitem(place, column.map(_no_formula, na_action="ignore"))
-    return safe.to_csv(index=False, lineterminator="\n")
+    # Python quotes a carriage return within a cell only where lines end in one.
+    return safe.to_csv(index=False, lineterminator="\r\n")
 
 
 def _no_formula(cell: Any) -> Any:
