@@ -38,7 +38,7 @@ def test_the_whole_smoke_dag(slurm, tmp_path):
     site.forget_old_jobs()
     planned = plan(load_settings({"scale": "smoke"}))
     gpus = [f"{method}:gpu=1" for method in planned.methods]
-    site.run("--set-resources", *gpus, seconds=5000, only="")
+    site.run("--set-resources", *gpus, seconds=5000, only="[]")
     assert site.store() == {str(key): 1 for key in planned.jobs}
     statuses = pd.read_parquet(site.results / "statuses.parquet")
     assert len(statuses) == len(planned.jobs) and set(statuses.state) == {"done"}, statuses.query("state != 'done'")
