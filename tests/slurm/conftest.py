@@ -116,8 +116,8 @@ class Site:
 
         client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'results' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("tycho-smoke")
-        runs = client.search_runs([experiment.experiment_id], max_results=1000)
-        return Counter(run.data.tags["tycho.key"] for run in runs)
+        runs = client.search_runs([experiment.experiment_id], "tags.`tycho.key` LIKE '%'", max_results=1000)
+        return Counter(run.data.tags["tycho.key"] for run in runs if "tycho.key" in run.data.tags)
 
 
 def wait_for(ready: Callable[[], object], seconds: float = 120, what: str = "") -> None:
