@@ -18,6 +18,7 @@ from reports.collect import Collected, claims_by_method, lookup, read_claims_tab
 from reports.estimands import Measured
 from reports.scorecard import JUDGED, STATES, scorecard, slug
 from tycho import registry
+from tycho.attached import LINKS, LOCAL, TARGET
 from tycho.files import write_json, write_text
 from tycho.jobs import Plan
 from tycho.provenance import environment
@@ -55,7 +56,10 @@ def compile_report(plan: Plan) -> tuple[Path, list[str]]:
         "failures": failures(plan, collected.statuses),
         "problems": [*plan.broken.values(), *problems],
     }
-    pages = {"index.html": render("index.html", index), "mlflow.html": render("mlflow.html", fixed)}
+    pages = {
+        "index.html": render("index.html", index),
+        LINKS: render("mlflow.html", fixed | {"mlflow": _store_address(report / LINKS)}),
+    }
     for found in directions:
         pages[found["page"]] = render("direction.html", fixed | {"found": found})
         about = abouts.get(found["name"])
@@ -74,11 +78,17 @@ def compile_report(plan: Plan) -> tuple[Path, list[str]]:
     write_json(folder / "provenance.json", origin)
     write_json(report / "data" / "provenance.json", origin)
     for name, page in pages.items():  # the front page last: it is what the workflow waits for
-        if name != "index.html" and not (name == "mlflow.html" and (report / name).exists()):
+        if name != "index.html":
             write_text(report / name, page)
     write_text(report / "index.html", pages["index.html"])
     exports.drop_old(report, written | {"data/provenance.json", *pages})
     return report / "index.html", problems
+
+
+def _store_address(page: Path) -> str:
+    """Where the scale's experiment was when it was last published; until then a place that `tycho sync` fills in."""
+    found = TARGET.search(page.read_text(encoding="utf-8")) if page.exists() else None
+    return found[0].removeprefix('href="').rstrip("/") if found else f"{LOCAL}/#/experiments/none"
 
 
 def render(template: str, context: dict[str, Any]) -> str:

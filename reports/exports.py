@@ -12,14 +12,13 @@ from typing import Any
 import pandas as pd
 
 from reports.collect import Collected
+from tycho import records
 from tycho.errors import TychoError
 from tycho.files import replacing, write_json, write_text
 
 TABLES = ("claims", "metrics", "samples", "costs", "statuses")
 # As CSV these stand beside the report; samples are long and come with `tycho export`.
 AS_CSV = ("claims", "metrics", "costs", "statuses")
-# A cell that begins like this is a formula to a spreadsheet.
-FORMULA = re.compile(r"^[=+\-@\t\r]")
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -35,20 +34,6 @@ LATEX = {
 }
 
 
-def csv_text(frame: pd.DataFrame) -> str:
-    """CSV for any program. Text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    safe = frame.copy()
-    for name, column in frame.items():
-        if not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            text = column.map(neutral, na_action="ignore")
-            safe[name] = text
-    return safe.to_csv(index=False, lineterminator="\n")
-
-
-def neutral(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
-
-
 # What `write_*` return are the names of the files they wrote, below the report's folder.
 
 
@@ -59,7 +44,7 @@ def write_data(scale: Path, report: Path, collected: Collected, verdicts: pd.Dat
         with replacing(report / "data" / f"{name}.parquet") as beside:
             shutil.copyfile(scale / f"{name}.parquet", beside)
     for name in AS_CSV:
-        write_text(report / "data" / f"{name}.csv", csv_text(frames[name]))
+        write_text(report / "data" / f"{name}.csv", records.as_csv(frames[name]))
     return [*(f"data/{name}.parquet" for name in TABLES), *(f"data/{name}.csv" for name in AS_CSV)]
 
 
@@ -79,7 +64,7 @@ def write_frames(report: Path, tables: Iterable[dict[str, Any]]) -> list[str]:
     """report/tables: what rooms left as tables, whole, as CSV."""
     written = []
     for table in tables:
-        write_text(report / table["file"], csv_text(table["frame"]))
+        write_text(report / table["file"], records.as_csv(table["frame"]))
         written.append(table["file"])
     return written
 
@@ -194,8 +179,6 @@ def export(scale: Path, to: Path) -> list[Path]:
     Raises:
         TychoError: there is no report, or `to` is a file or a folder with something in it.
     """
-    from tycho import records
-
     report = scale / "report"
     if not (report / "index.html").exists():
         raise TychoError(f"{report} holds no report: run `make report` or `python -m reports all` first")
@@ -204,7 +187,7 @@ def export(scale: Path, to: Path) -> list[Path]:
         raise TychoError(f"{to} is there already: name another place or remove it")
     files = sorted(path for path in report.rglob("*") if path.is_file() and not path.name.startswith("."))
     names = [path.relative_to(report).as_posix() for path in files]
-    samples = csv_text(records.read(report / "data" / "samples.parquet", "run `python -m reports compile` again"))
+    samples = records.as_csv(records.read(report / "data" / "samples.parquet", "run `python -m reports compile` again"))
     if not zipped:
         for path, name in zip(files, names, strict=True):
             (to / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import pandas as pd
 
 from tycho import records
 from tycho.adapter import JobView
+from tycho.attached import attach_report
 from tycho.drawing import svg
 from tycho.errors import TychoError, one_line
 from tycho.files import read_json
@@ -130,6 +131,7 @@ def _sync_scale(client: Any, results: Path, scale: str, done: Published, running
         for run in there[name]:
             client.delete_run(run.info.run_id)
             done.removed += 1
+    attach_report(client, experiment, results / scale, done.store)
 
 
 def _experiment(client: Any, name: str, artifacts: str | None) -> str:

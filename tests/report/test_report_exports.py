@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 
@@ -12,15 +11,6 @@ import pytest
 from reports import exports
 from tycho import records
 from tycho.errors import TychoError
-
-
-def test_formulas_are_text_to_a_spreadsheet():
-    frame = pd.DataFrame(
-        {"text": ["=1+1", "+49", "-x", "@SUM(A1)", "\tx", "fine", None], "value": [-1.5] * 7, "yes": [True] * 7}
-    )
-    back = pd.read_csv(io.StringIO(exports.csv_text(frame)))
-    assert list(back.text[:6]) == ["'=1+1", "'+49", "'-x", "'@SUM(A1)", "'\tx", "fine"]
-    assert pd.isna(back.text[6]) and set(back.value) == {-1.5} and back.yes.all()
 
 
 def test_csv_and_parquet_are_the_records(compiled):
