@@ -134,15 +134,14 @@ def claims_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 
 def ground_table(ground: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The common ground as a plain table."""
-    header = ["task", "method", "arm", "accuracy, %", *ground["spent"], "CPU, all in", "seeds", "dominated"]
+    header = ["task", "method", "arm", "accuracy, %", *ground["spent"], "seeds", "dominated"]
     rows = [
         [
             task["name"],
             row["method"],
             f"{row['arm']} {row['point']}".strip(),
             f"{row['accuracy'][0]} [{row['accuracy'][1]}, {row['accuracy'][2]}]",
-            *row["spent"],
-            row["cpu"],
+            *(f"{found['mean']} {found['range']}".strip() for found in row["spent"]),
             row["seeds"],
             "yes" if row["dominated"] else "",
         ]

@@ -15,6 +15,7 @@ from reports.sections import cost_anchor, value_anchor
 from tycho.jobs import Plan
 from tycho.tasks.common import TASKS
 
+UNKNOWN = (math.nan, math.nan, math.nan)
 POINT = ["task", "method", "arm", "variant", "setting"]
 # What may be spent to answer one question, and what an arm costs as a whole.
 SPENT = {
@@ -23,6 +24,8 @@ SPENT = {
     "forward_passes": "forward passes",
     "flops": "FLOPs",
 }
+# What a seed of an arm costs: training with every ingredient, all stages with every ingredient, memory at its highest.
+WHOLE = {"training": "CPU, training", "cpu": "CPU, all in", "memory": "Peak memory"}
 TOTAL = {"cpu": "CPU-seconds, all in"}
 FAMILIES = {"graphs": "reachability", "products": "grouped products"}
 
@@ -30,6 +33,10 @@ FAMILIES = {"graphs": "reachability", "products": "grouped products"}
 def common_ground(plan: Plan, samples: pd.DataFrame, costs: pd.DataFrame) -> dict[str, Any] | None:
     """Rows a task and arm, and the figures; nothing where fewer than two arms ran on a common task."""
     test = samples[(samples["split"] == "test") & samples["task"].isin(list(TASKS))]
+    # Arms that train nothing, like weights set by hand, do not start from the same weights and learn from no data.
+    untrained = {key[:3] for key, trains in _trains(plan).items() if not trains}
+    keys = pd.MultiIndex.from_frame(test[["method", "arm", "task"]])
+    test = test[~keys.isin(list(untrained))] if untrained else test
     if test[["method", "arm"]].drop_duplicates().shape[0] < 2:
         return None
     table = measured(plan, test, costs)
@@ -38,7 +45,17 @@ def common_ground(plan: Plan, samples: pd.DataFrame, costs: pd.DataFrame) -> dic
         for task in TASKS
         if (table["task"] == task).any()
     ]
-    return {"tasks": tasks, "figures": figures(table), "spent": list(SPENT.values())}
+    return {"tasks": tasks, "figures": figures(table), "spent": [*SPENT.values(), *WHOLE.values()]}
+
+
+def _trains(plan: Plan) -> dict[tuple[str, str, str], bool]:
+    """Whether an arm on a task has a training anywhere behind it."""
+    found: dict[tuple[str, str, str], bool] = {}
+    for key, job in plan.jobs.items():
+        place = (key.method, key.arm, key.task)
+        if key.task in TASKS and not found.get(place):
+            found[place] = "train" in job.stages or any(stage == "train" for _, stage in borrowed(plan, [job]))
+    return found
 
 
 def measured(plan: Plan, test: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -50,28 +67,52 @@ def measured(plan: Plan, test: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFram
     numbers = test.assign(correct=test["correct"].astype(float), **{c: test[c].astype("Float64") for c in SPENT})
     by_seed = numbers.groupby([*POINT, "seed"])[["correct", *SPENT]].mean().reset_index()
     rows = []
+    spends = _spends(costs)
+    whole: dict[tuple[str, str, str], dict[str, tuple[float, float, float]]] = {}
     for point, mine in by_seed.groupby(POINT, sort=False):
-        mean, low, high = over_seeds(mine["correct"].astype(float))
         where = dict(zip(POINT, point, strict=True))
-        spent = {column: float(mine[column].astype("Float64").mean()) for column in SPENT if mine[column].notna().all()}
+        job = (where["method"], where["arm"], where["task"])
+        if job not in whole:
+            whole[job] = _whole(plan, spends, *job)
+        known = {column: mine[column].notna().all() for column in SPENT}
+        spans = {c: over_seeds(mine[c].astype(float)) if known[c] else UNKNOWN for c in SPENT} | whole[job]
+        mean, low, high = over_seeds(mine["correct"].astype(float))
         rows.append(
             where
             | {"mean": mean, "low": low, "high": high, "seeds": int(mine["seed"].nunique())}
-            | {column: spent.get(column, math.nan) for column in SPENT}
-            | {"cpu": _cpu(plan, costs, where["method"], where["arm"], where["task"])}
+            | {column: span[0] for column, span in spans.items()}
+            | {"spans": spans}
         )
     table = pd.DataFrame(rows)
     table["dominated"] = [_dominated(row, table[table["task"] == row.task]) for row in table.itertuples()]
     return table
 
 
-def _cpu(plan: Plan, costs: pd.DataFrame, method: str, arm: str, task: str) -> float:
-    """CPU-seconds a seed of an arm on a task, all its stages and all it needed."""
-    jobs = [job for key, job in plan.jobs.items() if (key.method, key.arm, key.task) == (method, arm, task)]
-    stages = {(job.key, stage) for job in jobs for stage in job.stages} | borrowed(plan, jobs)
-    places = {(key.method, key.arm, key.task, key.seed, stage) for key, stage in stages}
-    index = pd.MultiIndex.from_frame(costs[["method", "arm", "task", "seed", "stage"]])
-    return float(costs["cpu_seconds"][index.isin(list(places))].sum()) / max(len(jobs), 1)
+def _spends(costs: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """CPU-seconds and peak memory by (method, arm, task, seed, stage)."""
+    keys = costs[["method", "arm", "task", "seed", "stage"]].itertuples(index=False, name=None)
+    memory = costs["peak_memory_mb"] if "peak_memory_mb" in costs else [math.nan] * len(costs)
+    found: dict[tuple[Any, ...], tuple[float, float]] = {}
+    for key, cpu, peak in zip(keys, costs["cpu_seconds"], memory, strict=True):
+        before = found.get(key, (0.0, 0.0))
+        found[key] = (before[0] + float(cpu), max(before[1], float(peak)))
+    return found
+
+
+def _whole(plan: Plan, spends: dict[tuple[Any, ...], tuple[float, float]], method: str, arm: str, task: str) -> Any:
+    """What a seed of an arm costs with all it needed, each with its interval over seeds."""
+    seeds: dict[str, list[float]] = {name: [] for name in WHOLE}
+    for key, job in plan.jobs.items():
+        if (key.method, key.arm, key.task) != (method, arm, task):
+            continue
+        stages = {(key, stage) for stage in job.stages} | borrowed(plan, [job])
+        spent = [(stage, spends.get((k.method, k.arm, k.task, k.seed, stage))) for k, stage in stages]
+        if any(found for _, found in spent):
+            seeds["cpu"].append(sum(found[0] for _, found in spent if found))
+            seeds["training"].append(sum(found[0] for stage, found in spent if found and stage == "train"))
+            own = [spends[place] for stage in job.stages if (place := (method, arm, task, key.seed, stage)) in spends]
+            seeds["memory"].append(max((peak for _, peak in own), default=math.nan))
+    return {name: over_seeds(values) for name, values in seeds.items()}
 
 
 def _dominated(row: Any, others: pd.DataFrame) -> bool:
@@ -87,7 +128,10 @@ def _dominated(row: Any, others: pd.DataFrame) -> bool:
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A task's rows for the page, the most accurate first."""
     ordered = table.sort_values(["mean", "sequential_tokens"], ascending=[False, True])
-    texts = aligned([(100 * r.mean, 100 * r.low, 100 * r.high) for r in ordered.itertuples()])
+    # An interval of Student's may reach beyond what a share can be; shown is what is possible.
+    ends = [(100 * r.mean, max(100 * r.low, 0.0), min(100 * r.high, 100.0)) for r in ordered.itertuples()]
+    known = [not math.isnan(r.low) for r in ordered.itertuples()]
+    texts = aligned([e if k else (e[0], math.nan, math.nan) for e, k in zip(ends, known, strict=True)])
     return [
         {
             "method": row.method,
@@ -96,8 +140,7 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
             "accuracy": text,
             "known": not math.isnan(row.low),
             "seeds": row.seeds,
-            "spent": ["–" if math.isnan(getattr(row, c)) else number(getattr(row, c)) for c in SPENT],
-            "cpu": seconds(row.cpu),
+            "spent": [_amount(name, row.spans[name]) for name in (*SPENT, *WHOLE)],
             "dominated": row.dominated,
             "anchor": value_anchor(row.task, "accuracy", "samples.parquet", row.arm, row.variant, row.setting),
             "cost_anchor": cost_anchor(row.arm),
@@ -106,6 +149,20 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row, text in zip(ordered.itertuples(), texts, strict=True)
     ]
+
+
+def _amount(name: str, span: tuple[float, float, float]) -> dict[str, Any]:
+    """A cost as text, its interval where seeds differ by more than a hundredth."""
+    mean, low, high = span
+    say = {"training": seconds, "cpu": seconds, "memory": lambda mb: f"{number(mb)} MB"}.get(name, number)
+    if math.isnan(mean):
+        return {"mean": "–", "range": "", "whole": name in WHOLE}
+    differ = not math.isnan(low) and high - mean > 0.01 * mean
+    return {
+        "mean": say(mean),
+        "range": f"[{say(max(low, 0.0))}, {say(high)}]" if differ else "",
+        "whole": name in WHOLE,
+    }
 
 
 def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -137,9 +194,12 @@ def _pareto(frame: pd.DataFrame, axis: str, title: str) -> alt.LayerChart:
     frame = frame.assign(
         low=frame["low"].fillna(frame["mean"]).clip(0, 1), high=frame["high"].fillna(frame["mean"]).clip(0, 1)
     )
+    axis_format = ".0s" if axis == "flops" else "~g"
     columns = ["task", "name", "variant", "setting", "x", "mean", "low", "high", "faint"]
     base = alt.Chart(frame[columns]).encode(
-        x=alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=14)),
+        x=alt.X(
+            "x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=14), axis=alt.Axis(format=axis_format)
+        ),
         color=alt.Color("name:N", title=None, legend=alt.Legend(columns=1)),
         opacity=alt.Opacity("faint:Q", scale=None, legend=None),
     )

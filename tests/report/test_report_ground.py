@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reports import ground
 from tycho.config import load_settings
@@ -80,3 +81,34 @@ def test_without_a_second_arm_there_is_no_section(empty_plan):
     samples = frame()
     assert ground.common_ground(empty_plan, samples[samples.arm == "cot"], COSTS) is None
     assert ground.common_ground(empty_plan, samples.assign(task="elsewhere"), COSTS) is None
+
+
+def test_costs_are_a_seeds_with_its_interval_and_what_trains_nothing_is_left_out():
+    """A plan of two arms: one trains from a base, the other is set by hand."""
+    from tycho.adapter import Need
+    from tycho.jobs import Job
+    from tycho.keys import JobKey
+
+    jobs = {}
+    for seed in range(3):
+        base = JobKey("quick", "coconut", "base", "products-verbose", seed)
+        cot = JobKey("quick", "coconut", "cot", "products-verbose", seed)
+        hand = JobKey("quick", "coconut", "coconut", "products-verbose", seed)
+        jobs[base] = Job(base, None, ("train",), {}, {"train": "x"})
+        jobs[cot] = Job(cot, None, ("train", "evaluate"), {"base": Need(base)}, {"train": "x", "evaluate": "y"})
+        jobs[hand] = Job(hand, None, ("evaluate",), {}, {"evaluate": "y"})
+    plan = Plan(load_settings({"scale": "quick", "only": ["grokking"]}), jobs, {}, {})
+    rows = [
+        {"method": "coconut", "task": "products-verbose", "seed": seed, "arm": arm, "stage": stage, "cpu_seconds": cpu}
+        | {"peak_memory_mb": 100.0 * (seed + 1)}
+        for seed in range(3)
+        for arm, stage, cpu in (("base", "train", 10.0 + seed), ("cot", "train", 2.0), ("cot", "evaluate", 0.5))
+    ]
+    found = ground.common_ground(plan, frame(), pd.DataFrame(rows))
+    (task,) = found["tasks"]
+    shown = {row["arm"]: row["spent"] for row in task["rows"] if row["method"] == "coconut"}
+    assert set(shown) == {"cot"}
+    training, everything, memory = shown["cot"][-3:]
+    low, high = stats.t.interval(0.95, 2, 13.0, stats.sem([12.0, 13.0, 14.0]))
+    assert (training["mean"], training["range"]) == ("13 s", f"[{low:.1f} s, {high:.1f} s]")
+    assert everything["mean"] == "13.5 s" and memory["mean"] == "200 MB"
