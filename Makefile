@@ -52,6 +52,17 @@ lock: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python envs/make_lock.py > envs/lock.new && mv envs/lock.new envs/lock.txt
 
+# The documentation as a site without network: site/index.html (search: python -m http.server -d site). MkDocs has an environment of its own.
+DOCS := .venv-docs
+docs: $(VENV)/ready $(DOCS)/ready
+	$(BIN)/python docs/build.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/ready: envs/docs.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.txt
+	touch $@
+
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflows
 
