@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 from tycho.errors import TychoError
 
@@ -10,11 +11,21 @@ _PROBES = itertools.count()
 
 
 def svg(spec: str) -> str:
-    """The drawing of a Vega-Lite spec (JSON text); nothing is loaded. Raises ValueError where it cannot be drawn."""
+    """The drawing of a Vega-Lite spec (JSON text); nothing is loaded. Raises ValueError where it cannot be drawn.
+
+    A spec gives the same bytes in every process: the renderer counts its ids over all that it drew before, here they
+    are counted within the drawing.
+    """
     import vl_convert
 
     try:
-        return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        numbers = {
+            name: f"id{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))
+        }
+        return re.sub(
+            r'(\bid="|url\(#|href="#)([^")]+)', lambda found: found[1] + numbers.get(found[2], found[2]), drawn
+        )
     except ValueError:
         _settle()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from reports import figures
 from reports.figures import SERIES, compile_figure, forest, strip
+from tycho.drawing import svg
 
 FRAME = pd.DataFrame({"x": [0, 1, 2, 3], "y": [0.0, 2.0, 1.0, 3.0], "arm": ["a", "b", "a", "b"]})
 LINES = (
@@ -139,3 +141,13 @@ def test_nothing_to_draw_draws_nothing():
 
 def test_a_claim_in_words_is_escaped():
     assert "<img" not in forest([(1.0, 0.0, 2.0, 0.0, None, "<img src=x onerror=alert(1)>")])
+
+
+def test_a_drawing_has_the_same_bytes_whatever_was_drawn_before():
+    text = json.dumps(spec(LINES))
+    first = svg(text)
+    for title in "abcdefghijkl":
+        svg(json.dumps(spec(LINES) | {"title": title}))
+    assert svg(text) == first
+    used = set(re.findall(r"url\(#([^)]+)\)", first))
+    assert used and used <= set(re.findall(r'\bid="([^"]+)"', first))
