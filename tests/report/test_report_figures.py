@@ -37,8 +37,8 @@ def test_ids_are_the_figures_own_and_still_resolve():
     twice = [compile_figure(spec(LINES | LINES), f"f-{name}") for name in ("one", "two")]
     assert ids(twice[0]) and not set(ids(twice[0])) & set(ids(twice[1]))
     for drawn in twice:
-        assert len(ids(drawn)) == len(set(ids(svg)))
-        assert set(re.findall(r"url\(#([^)]*)\)", drawn)) <= set(ids(svg))
+        assert len(ids(drawn)) == len(set(ids(drawn)))
+        assert set(re.findall(r"url\(#([^)]*)\)", drawn)) <= set(ids(drawn))
 
 
 def test_text_stays_text_and_nothing_can_run():
