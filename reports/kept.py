@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tycho import records, registry
 from tycho.adapter import MethodConfig, Need
 from tycho.config import MethodPlan, Settings, load_settings
 from tycho.errors import TychoError
-from tycho.files import read_json, replacing, write_json
+from tycho.files import read_json, write_json
 from tycho.jobs import Job, Plan, job_folder, plan
 from tycho.keys import JobKey
 
@@ -21,10 +22,22 @@ TABLES = ("samples", "metrics", "costs", "statuses", "claims")
 # What a repository's host takes is 100 MB a file.
 MOST_BYTES = 95_000_000
 SCHEMA = 1
+PARTS = ["method", "arm", "task", "seed"]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Kept records: the tables by name, `artefacts` among them, and the plan as JSON."""
+
+    tables: dict[str, pd.DataFrame]
+    plan: dict[str, Any]
 
 
 def keep(scale: Path, to: Path) -> list[Path]:
     """Keeps what a scale's folder holds in `to`/<scale>: five tables, `artefacts.parquet` (figures and tables), `plan.json`.
+
+    A long scale may be measured a part at a time: a job that was kept before and that this folder has not finished stays
+    as it was kept, as long as the plan has it still. Verdicts are of all that is kept.
 
     Raises:
         TychoError: there is no report yet, the plan has changed since, or a file is too large for a repository.
@@ -38,11 +51,13 @@ def keep(scale: Path, to: Path) -> list[Path]:
     if had != set(planned.jobs):
         raise TychoError(f"{scale} was collected under another plan: run `python -m reports all` for it, then keep it")
     place = to / scale.name
-    for name in TABLES:
-        with replacing(place / f"{name}.parquet") as beside:
-            shutil.copyfile(scale / f"{name}.parquet", beside)
-    records.write(place / "artefacts.parquet", _artefacts(planned))
-    write_json(place / "plan.json", _plain(planned))
+    tables = {name: records.read(scale / f"{name}.parquet") for name in TABLES}
+    found = Archive(tables | {"artefacts": _artefacts(planned)}, _plain(planned))
+    if (place / "plan.json").exists():
+        found = _beside_earlier(found, _read(place), planned)
+    for name, table in found.tables.items():
+        records.write(place / f"{name}.parquet", table)
+    write_json(place / "plan.json", found.plan)
     made = [*(place / f"{name}.parquet" for name in (*TABLES, "artefacts")), place / "plan.json"]
     for path in made:
         if path.stat().st_size > MOST_BYTES:
@@ -50,6 +65,42 @@ def keep(scale: Path, to: Path) -> list[Path]:
                 f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for a repository: keep fewer samples"
             )
     return made
+
+
+def _beside_earlier(new: Archive, old: Archive, planned: Plan) -> Archive:
+    """`new`, and of `old` the jobs that were finished there and are not in `new`; judged together."""
+    from reports.collect import Collected, judge
+
+    stay = {key for key in _finished(old) - _finished(new) if JobKey(planned.settings.scale, *key) in planned.jobs}
+    if not stay:
+        return new
+
+    def merged(name: str) -> pd.DataFrame:
+        parts = [
+            table[[(key in stay) is earlier for key in table[PARTS].itertuples(index=False, name=None)]]
+            for earlier, table in ((False, new.tables[name]), (True, old.tables[name]))
+        ]
+        return pd.concat(parts, ignore_index=True).sort_values(PARTS, kind="stable", ignore_index=True)
+
+    tables = {name: merged(name) for name in new.tables if name != "claims"}
+    verdicts, problems = judge(planned, Collected(**{field.name: tables[field.name] for field in fields(Collected)}))
+    if problems:
+        raise TychoError("; ".join(problems))
+    earlier = {tuple(job["key"]): job for job in old.plan["jobs"]}
+    jobs = [earlier[key] if (key := tuple(job["key"])) in stay else job for job in new.plan["jobs"]]
+    return Archive(
+        {name: verdicts if name == "claims" else tables[name] for name in new.tables}, new.plan | {"jobs": jobs}
+    )
+
+
+def _finished(kept: Archive) -> set[tuple[Any, ...]]:
+    statuses = kept.tables["statuses"]
+    return set(statuses[statuses.state == "done"][PARTS].itertuples(index=False, name=None))
+
+
+def _read(place: Path) -> Archive:
+    tables = {name: records.read(place / f"{name}.parquet") for name in (*TABLES, "artefacts")}
+    return Archive(tables, read_json(place / "plan.json"))
 
 
 def rebuild(kept: Path, results: Path) -> Path:
@@ -144,10 +195,10 @@ def _artefacts(planned: Plan) -> pd.DataFrame:
             folder = job_folder(planned.settings, key) / stage
             for path in sorted([*folder.glob("figures/*.json"), *folder.glob("tables/*.parquet")]):
                 rows.append(
-                    {part: getattr(key, part) for part in ("method", "arm", "task", "seed")}
+                    {part: getattr(key, part) for part in PARTS}
                     | {"stage": stage, "kind": path.parent.name, "name": path.name, "content": path.read_bytes()}
                 )
-    return pd.DataFrame(rows, columns=["method", "arm", "task", "seed", "stage", "kind", "name", "content"])
+    return pd.DataFrame(rows, columns=[*PARTS, "stage", "kind", "name", "content"])
 
 
 def _restore_statuses(planned: Plan, statuses: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ import pytest
 import synthetic
 from page import Page
 
+from reports import __main__ as command
 from reports import kept
 from tycho import records
 from tycho.errors import TychoError
@@ -48,6 +49,31 @@ def test_the_report_is_the_same_byte_for_byte(archive, compiled, tmp_path):
 def test_kept_twice_gives_the_same_bytes(archive, compiled, tmp_path):
     kept.keep(compiled / "quick", tmp_path)
     assert files(tmp_path / "quick") == files(archive)
+
+
+def test_a_scale_is_kept_part_by_part(archive, own_copy, tmp_path):
+    """One part's folder is lost after it was kept: what is kept next has that part as it was, and the same verdicts."""
+    kept_before = Path(shutil.copytree(archive, tmp_path / "kept" / "quick"))
+    shutil.rmtree(own_copy / "quick" / "jobs" / "latent")
+    found = synthetic.planned(own_copy)
+    assert [*command._collect(found), *command._judge(found), *command._compile(found)] == []
+    lost = records.read(own_copy / "quick" / "samples.parquet")
+    assert "latent" not in set(lost.method)
+    kept.keep(own_copy / "quick", tmp_path / "kept")
+    assert files(kept_before) == files(archive)
+
+    plan = read_json(archive / "plan.json")  # what the plan has no more is kept no longer
+    elsewhere = [
+        job | {"key": ["latent", "gone", *job["key"][2:]]} for job in plan["jobs"] if job["key"][0] == "latent"
+    ]
+    write_json(kept_before / "plan.json", plan | {"jobs": plan["jobs"] + elsewhere})
+    statuses = records.read(kept_before / "statuses.parquet")
+    records.write(
+        kept_before / "statuses.parquet",
+        pd.concat([statuses, statuses[statuses.method == "latent"].assign(arm="gone")]),
+    )
+    kept.keep(own_copy / "quick", tmp_path / "kept")
+    assert files(kept_before) == files(archive)
 
 
 def test_a_knob_that_is_gone_does_not_hide_old_records(archive, compiled, tmp_path):
