@@ -22,6 +22,11 @@ ANCHORS = {
     "orthogonal": "orthogonal gradient, no decay",
     "transformer": "one-layer transformer",
 }
+PROGRESS = {
+    "whole_loss": "whole, all pairs",
+    "restricted_loss": "restricted to the key frequencies, all pairs",
+    "excluded_loss": "without them, training pairs",
+}
 
 
 def sweeps(run: Run) -> None:
@@ -84,3 +89,38 @@ def anchors(run: Run) -> None:
     ends = metrics[metrics.name == "epochs_to_test"].groupby("arm").value.median()
     text = ", ".join(f"{ANCHORS[arm]} {ends[arm]:.0f}" for arm in ANCHORS if arm in ends)
     run.figure("anchors", chart, f"Median epoch of 95 % test accuracy, or the last epoch: {text}.")
+
+
+def progress(run: Run) -> None:
+    """Nanda's losses over training, one seed, in the transformer and in the paper's network."""
+    networks = {"transformer": "one-layer transformer", "weight_decay": "two layers, square"}
+    views = [view for view in run.jobs if view.key.arm in networks]
+    if not views:
+        return
+    curves = pd.concat([view.record("metrics") for view in views], ignore_index=True)
+    curves = curves[curves.name.isin(list(PROGRESS)) & curves.step.notna()]
+    for task, found in curves.groupby("task"):
+        found = found[found.seed == found.seed.min()]
+        frame = found.assign(
+            step=found.step.astype(int), network=found.arm.map(networks), loss=found.name.map(PROGRESS),
+            value=found.value.clip(lower=1e-8),
+        )  # fmt: skip
+        chart = (
+            alt.Chart(frame[["step", "value", "network", "loss"]])
+            .mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=1.6)
+            .encode(
+                x=alt.X("step:Q", title="epoch"),
+                y=alt.Y("value:Q", title="loss", scale=alt.Scale(type="log")),
+                color=alt.Color("loss:N", title=None, sort=list(PROGRESS.values()), legend=alt.Legend(labelLimit=300)),
+            )
+            .properties(width=420, height=200)
+            .facet(row=alt.Row("network:N", title=None))
+        )
+        ends = found.sort_values("step").groupby(["arm", "name"]).value.last()
+        text = "; ".join(
+            f"{label}: {ends[arm, 'whole_loss']:.2g} whole, {ends[arm, 'restricted_loss']:.2g} restricted, "
+            f"{ends[arm, 'excluded_loss']:.2g} excluded"
+            for arm, label in networks.items()
+            if (arm, "whole_loss") in ends
+        )
+        run.figure(f"progress-{task}", chart, f"Progress measures over training, one seed. At the end, {text}.")

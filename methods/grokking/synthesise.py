@@ -11,6 +11,7 @@ from tycho.adapter import Run
 ARMS = {
     "weight_decay": "weight decay",
     "no_weight_decay": "no weight decay",
+    "weight_decay_narrow": "weight decay, narrow",
     "no_weight_decay_narrow": "no weight decay, narrow",
 }
 
@@ -19,6 +20,7 @@ def figures(run: Run) -> None:
     phases.boundary(run)
     sweep_figures.sweeps(run)
     sweep_figures.anchors(run)
+    sweep_figures.progress(run)
     frames = [view.record("metrics") for view in run.jobs if view.key.arm in ARMS]
     if not frames:
         return
@@ -69,7 +71,7 @@ def _accuracy(run: Run, task: str, curves: pd.DataFrame) -> None:
             color=alt.Color("part:N", title=None, sort=list(wanted.values())),
             detail="seed:N",
         )
-        .properties(width=210, height=180)
+        .properties(width=160, height=180)
         .facet(column=alt.Column("arm:N", title=None, sort=list(ARMS.values())))
     )
     run.figure(
