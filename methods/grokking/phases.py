@@ -19,7 +19,10 @@ LAWS = {"M": lambda m: m, "M ln M": lambda m: m * math.log(m), "M^1.5": lambda m
 
 
 def boundary(run: Run) -> None:
-    """Train size at which half the test set is right, by group and seed, and how it grows with the group's order."""
+    """Train size at which half the test set is right, by group and seed, and how it grows with the group's order.
+
+    Where not even the largest size gets there it is censored at that size, and takes no part in the fits.
+    """
     rows, points = [], []
     for view in run.jobs:
         if view.key.arm not in BOUNDARIES:
@@ -33,27 +36,31 @@ def boundary(run: Run) -> None:
             variant = _joined(variant, view.key.task)
         ratios = [float(read_setting(text).get("ratio", math.nan)) for text in wide.index]
         size = crossing(wide.train_pairs.tolist(), wide.test_accuracy.tolist())
+        largest = wide.sort_values("train_pairs").iloc[-1]
+        beyond = bool(largest.test_accuracy < 0.5)  # not even with the most pairs: the boundary is at least there
         points += [
             {"order": order, "variant": variant, "seed": view.key.seed, "ratio": r, "pairs": n, "accuracy": a}
             for r, n, a in zip(ratios, wide.train_pairs, wide.test_accuracy, strict=True)
         ]
-        if math.isfinite(size):  # else the grid does not hold the boundary of this group and seed
-            rows.append({"order": order, "variant": variant, "seed": view.key.seed, "size": size})
+        if beyond or math.isfinite(size):  # else every size crosses, and the boundary is below the grid
+            size = float(largest.train_pairs) if beyond else size
+            rows.append({"order": order, "variant": variant, "seed": view.key.seed, "size": size, "censored": beyond})
     if not points:
         return
-    found = pd.DataFrame(rows, columns=["order", "variant", "seed", "size"])
+    found = pd.DataFrame(rows, columns=["order", "variant", "seed", "size", "censored"])
     for row in rows:
-        order, where = row["order"], {"variant": row["variant"], "seed": row["seed"]}
+        order, where = row["order"], {name: row[name] for name in ("variant", "seed", "censored")}
         law = order * math.log(order)
         run.metric("critical_size", row["size"], setting=setting(mlogm=law), **where)
         run.metric("critical_ratio", row["size"] / law, setting=setting(M=order), **where)
+    run.table("boundary", found.rename(columns={"size": "pairs"}))
+    found = found[~found.censored.astype(bool)]
     for (variant, seed), mine in found.groupby(["variant", "seed"]):
         if mine["order"].nunique() > 2:
             for law, grows in LAWS.items():
                 run.metric(
                     "misfit", misfit(mine["order"], mine["size"], grows), variant=_joined(variant, law), seed=int(seed)
                 )
-    run.table("boundary", found.rename(columns={"size": "pairs"}))
     run.table("fits", fits(found))
     _phases(run, pd.DataFrame(points), found)
 

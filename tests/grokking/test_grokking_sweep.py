@@ -72,6 +72,36 @@ def test_one_that_generalises_leaves_and_one_that_does_not_is_censored(swept: pd
     assert accuracy["ratio=3.8"] >= 0.99 > 0.3 > accuracy["ratio=1"]
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The smoke scale's boundary, of which no network generalises, and both networks with progress measures."""
+    change = {"task_arms": {"z23": ["boundary", "weight_decay", "transformer"]}}
+    found = plan(
+        load_settings(
+            {"scale": "smoke", "results": str(tmp_path_factory.mktemp("together")), "only": ["grokking"], "methods": {"grokking": change}}
+        )
+    )  # fmt: skip
+    for process in found.ordered():
+        assert run_process(found, process) == {}
+    return found.view(next(key for key in found.jobs if key.arm == "synthesis"))
+
+
+def test_a_boundary_beyond_the_grid_is_censored_and_takes_no_part_in_fits(together):
+    metrics = together.record("metrics")
+    most = round(4.0 * 23 * math.log(23))
+    sizes = metrics[metrics.name == "critical_size"]
+    assert sizes.value.tolist() == [most] and sizes.censored.all()
+    ratio = metrics[metrics.name == "critical_ratio"]
+    assert ratio.value.tolist() == pytest.approx([most / (23 * math.log(23))]) and ratio.censored.all()
+    assert together.table("boundary").censored.all() and together.table("fits").empty
+
+
+def test_both_networks_have_a_figure_of_progress_measures(together):
+    figure = next(together.folder.rglob("*progress-z23*.json")).read_text()
+    for part in ("one-layer transformer", "two layers, square", "restricted to the key frequencies"):
+        assert part in figure
+
+
 def test_the_crossing_is_between_its_neighbours():
     assert sweep.crossing([10, 20, 30], [0.0, 0.4, 0.9]) == pytest.approx(22)
     assert sweep.crossing([30, 10, 20], [0.9, 0.0, 0.4]) == pytest.approx(22)
