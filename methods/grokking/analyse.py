@@ -20,7 +20,7 @@ def trained(run: Run) -> None:
     group = groups.group(run.key.task)
     basis, component = groups.isotypic_basis(group)
     targets = theory.one_hot(seen.target[0], int(component.numel()), torch.float32)
-    late: dict[str, list[float]] = {"gradient_cosine": [], "gradient_norm": []}
+    late: dict[str, list[float]] = {"gradient_cosine": [], "gradient_norm": [], "node_cosine": []}
     largest = {"off_diagonal_nodes": 0.0, "off_diagonal_examples": 0.0}
     residuals = []
     for epoch, weights in run.progress(kept.items(), "meters", total=len(kept)):
@@ -50,8 +50,8 @@ def trained(run: Run) -> None:
         values["components_learnt"] = float((missing[1:] < 0.5).sum())
         run.log(epoch, **values)
         if epoch >= run.config.late:
-            late["gradient_cosine"].append(values["gradient_cosine"])
-            late["gradient_norm"].append(values["gradient_norm"])
+            for name, found in late.items():
+                found.append(values[name])
         largest = {name: max(value, values[name]) for name, value in largest.items()}
     for name in ("concentration", "concentration_weighted", "live_nodes", "frequencies"):
         run.metric(f"final_{name}", values[name])
