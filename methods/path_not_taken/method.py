@@ -10,6 +10,19 @@ from tycho.keys import JobKey
 REWARD = {"objective": "grpo"}
 MASKED = {"principal": "top half of |W0^(k)|", "complement": "the other half", "low": "bottom half of |W0|"}
 MASKED |= {"random": "a random half"}
+# Pairs of the paper's Table 1 on the hub: base, tuned, how, and the percentage of entries it found unchanged. The paper names
+# models; their organisations are from memory.
+DISTILLED = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+KLEAR = "Kwai-Klear/Klear-Reasoner-8B-SFT"
+PAIRS = {
+    "r1_distill": ("Qwen/Qwen2.5-Math-1.5B", DISTILLED, "labels", 2.8),
+    "deepscaler": (DISTILLED, "agentica-org/DeepScaleR-1.5B-Preview", "reward", 53.8),
+    "deepcoder": (DISTILLED, "agentica-org/DeepCoder-1.5B-Preview", "reward", 45.5),
+    "prorl": (DISTILLED, "nvidia/Nemotron-Research-Reasoning-Qwen-1.5B", "reward", 38.4),
+    "klear_sft": ("Qwen/Qwen3-8B-Base", KLEAR, "labels", 0.6),
+    "klear": (KLEAR, "Kwai-Klear/Klear-Reasoner-8B", "reward", 69.5),
+    "polaris": ("Qwen/Qwen3-4B", "POLARIS-Project/Polaris-4B-Preview", "reward", 79.3),
+}
 
 
 class PathNotTakenConfig(MethodConfig):
@@ -46,8 +59,10 @@ class PathNotTakenConfig(MethodConfig):
     real_steps: int = knob(6, "tuning steps of the real model", ge=1)
     real_rate: float = knob(5e-5, "its step size (AdamW without decay)", gt=0)
     real_batch: int = knob(4, "examples or prompts a step", ge=1)
+    rise: float = knob(0.1, "rise of the held-out accuracy at which its tuning stops", gt=0, le=1)
+    ask_every: int = knob(3, "steps between held-out questions", unit="steps", ge=1)
     tensors: str = knob(r"layers\.(3|26)\.", "pattern of the tensors compared", stage="analyse")
-    questions: int = knob(50, "held-out questions asked before and after", ge=1)
+    questions: int = knob(50, "held-out questions, asked before, on the way and after", ge=1)
 
 
 class PathNotTaken(Method):
@@ -88,9 +103,18 @@ class PathNotTaken(Method):
             "the same adapter started from the principal directions", config=REWARD | {"adapter": "pissa"}
         ),
         "base": Arm("the small model after its prior tasks", role="ingredient"),
-        "smollm2_sft": Arm("SmolLM2-135M-Instruct tuned on right answers, then compared by `tycho diff`", role="baseline"),
+        "smollm2_sft": Arm(
+            "SmolLM2-135M-Instruct tuned on right answers with TRL's SFT, then compared by `tycho diff`", role="baseline"
+        ),
         "smollm2_grpo": Arm("SmolLM2-135M-Instruct tuned by reward with TRL's GRPO"),
-        "published": Arm("a published pair of checkpoints, compared"),
+        **{
+            f"published_{name}": Arm(
+                f"{base} and {tuned}, tuned by {how}: the paper's Table 1 has {share} % unchanged",
+                role="baseline" if how == "labels" else "method",
+                config={"model": base, "tuned": tuned},
+            )
+            for name, (base, tuned, how, share) in PAIRS.items()
+        },
     }  # fmt: skip
     tasks = {
         "residues": "arithmetic mod 31 is known; the new operation accepts any number of the right parity",
@@ -100,7 +124,7 @@ class PathNotTaken(Method):
     def stages(self, arm: str) -> tuple[str, ...]:
         if arm == "base":
             return ("train",)
-        return ("analyse",) if arm == "published" else ("train", "analyse")
+        return ("analyse",) if arm.startswith("published_") else ("train", "analyse")
 
     def needs(self, key: JobKey, config: PathNotTakenConfig) -> dict[str, Need]:
         if key.task != "residues" or key.arm == "base":

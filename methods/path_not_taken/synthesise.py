@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from tycho.adapter import Run
 
@@ -80,6 +81,44 @@ def quadratic_r2(x: pd.Series, y: pd.Series) -> float:
     return float(1 - ((y - fitted) ** 2).sum() / spread) if spread else float("nan")
 
 
+def survives(metrics: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """`second` minus `first` by metric: difference = explained (the same difference of their matched noises) + surviving.
+
+    Means over the seeds both have, and half the 95 % interval of the surviving part over seeds; nan for a single seed.
+    """
+    finals = metrics[metrics.step.isna() & metrics.arm.isin([first, second])]
+    wide = finals.pivot_table(index=["name", "seed"], columns=["arm", "variant"], values="value")
+    sides = [(arm, what) for arm in (first, second) for what in ("", "noise")]
+    if not set(sides) <= set(wide.columns):
+        return pd.DataFrame(columns=["metric", "seeds", "difference", "explained", "surviving", "half_width"])
+    wide = wide[sides].dropna()
+    parts = pd.DataFrame({
+        "difference": wide[second, ""] - wide[first, ""], "explained": wide[second, "noise"] - wide[first, "noise"]
+    })  # fmt: skip
+    parts["surviving"] = parts.difference - parts.explained
+    grouped = parts.groupby(level="name", sort=False)
+    found = grouped.mean()
+    found.insert(0, "seeds", grouped.size())
+    spread = grouped.surviving.sem() * stats.t.ppf(0.975, (found.seeds - 1).clip(lower=1))
+    return found.assign(half_width=spread).rename_axis("metric").reset_index()
+
+
+def _survives(run: Run, metrics: pd.DataFrame) -> str:
+    """The table of GRPO against fixed labels; in words, which differences are more than the sizes of two updates."""
+    found = survives(metrics, "sft_fixed", "grpo")
+    if found.empty:
+        return ""
+    run.table("survives", found)
+    shown = found[found.metric.isin(list(SHOWN))].assign(metric=found.metric.map(SHOWN))
+    beyond = shown.surviving.abs() > shown.half_width
+    kept = ", ".join(f"{r.metric} ({r.surviving:.2g} of {r.difference:.2g})" for r in shown[beyond].itertuples())
+    gone = ", ".join(shown[~beyond].metric)
+    return (
+        " Of the difference between GRPO and fixed labels a part that noise does not explain is left (95 %, over seeds) in: "
+        f"{kept or 'none'}; nothing is sure to be left in: {gone or 'none'}."
+    )
+
+
 def _weights(run: Run, metrics: pd.DataFrame) -> None:
     finals = metrics[metrics.step.isna() & metrics.name.isin(list(SHOWN)) & metrics.variant.isin(["", "noise"])]
     frame = finals.assign(
@@ -102,5 +141,6 @@ def _weights(run: Run, metrics: pd.DataFrame) -> None:
     )
     run.figure(
         "weights", chart,
-        "Each weight metric by arm, a point a seed: where the matched noise stands in the same place, the size of the update explains the metric.",
+        "Each weight metric by arm, a point a seed: where the matched noise stands in the same place, the size of the update explains the metric."
+        + _survives(run, metrics),
     )  # fmt: skip
