@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from benchmarks import diff as benchmark
 from methods.path_not_taken import lattice, masks
 from methods.path_not_taken.diff import Tensors, diff
 from methods.path_not_taken.measure import Settings
@@ -73,8 +74,6 @@ def test_numbers_are_those_of_the_files(made: tuple[Path, ...], tmp_path: Path) 
     base, first, _ = made
     frame = diff(base, first, tmp_path / "out", device="cpu").set_index(["tensor", "metric"]).value
     name = "model.layers.0.self_attn.q_proj.weight"
-    from safetensors.torch import load_file
-
     w0, w1 = (load_file(folder / "model.safetensors")[name] for folder in (base, first))
     mask = lattice.changed(w0, w1)
     assert frame[name, "sparsity"] == 1 - masks.density(mask)
@@ -124,6 +123,27 @@ def test_nulls_depend_on_the_seed_and_on_nothing_else(made: tuple[Path, ...], tm
     measured = frames["a"].metric != "noise_shape"  # the null's own
     pd.testing.assert_series_equal(frames["a"].value[measured], frames["c"].value[measured])
     assert not np.allclose(frames["a"].null, frames["c"].null, equal_nan=True)
+
+
+def test_the_frame_does_not_depend_on_how_a_checkpoint_is_stored(made: tuple[Path, ...], tmp_path: Path) -> None:
+    """Shards, a wrapper's prefix, a finer dtype, the head stored a second time: one frame."""
+    base, first, _ = made
+    wanted = diff(base, first, tmp_path / "plain", device="cpu")
+    tensors = load_file(first / "model.safetensors")
+    for name in ("sharded", "prefixed", "finer", "tied"):
+        folder, prefix = tmp_path / name, "_orig_mod." if name == "prefixed" else ""
+        folder.mkdir()
+        held = {prefix + key: tensor.float() if name == "finer" else tensor for key, tensor in tensors.items()}
+        if name == "tied":
+            held["lm_head.weight"] = held["model.embed_tokens.weight"].clone()
+        parts = [dict(list(held.items())[i::3]) for i in range(3)] if name == "sharded" else [held]
+        for number, part in enumerate(parts, 1):
+            file = f"model-{number:05}-of-00003.safetensors" if name == "sharded" else "model.safetensors"
+            save_file(part, folder / file)
+        found = diff(base, folder, tmp_path / f"out-{name}", device="cpu").assign(run="first")
+        pd.testing.assert_frame_equal(found, wanted)
+        skipped = json.loads((tmp_path / f"out-{name}" / "skipped.json").read_text())
+        assert set(skipped) == ({"lm_head.weight"} if name == "tied" else set())
 
 
 # --- stopping and going on ------------------------------------------------------------------------------------------
@@ -254,6 +274,23 @@ def test_leniently_what_one_run_lacks_is_left_out_of_all(tmp_path: Path) -> None
     assert frame.groupby("run").tensor.nunique().to_dict() == {"all": 5, "short": 5, "whole": 5}
     skipped = json.loads((tmp_path / "out" / "skipped.json").read_text())
     assert set(skipped) == {f"model.layers.1.{name}.weight" for name in SHAPES}
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_diff_takes_at_most_1_7_times_its_bare_decompositions(tmp_path: Path) -> None:
+    """CPU seconds on the matrices of one Llama layer, in turns; the better of two each, since the machine may be busy."""
+    shapes = benchmark.write_pair(tmp_path, hidden=576, layers=1)
+    torch.linalg.svd(torch.randn(64, 64))  # loads the library
+    sides = tmp_path / "base", tmp_path / "tuned"
+    diffs, bares = [], []
+    for repeat in range(2):
+        out = tmp_path / f"out{repeat}"
+        diffs.append(benchmark.cpu_seconds(lambda out=out: diff(*sides, out, device="cpu")))
+        bares.append(benchmark.cpu_seconds(lambda: benchmark.bare(shapes)))
+    assert min(diffs) <= 1.7 * min(bares)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from methods.path_not_taken.checkpoints import align, open_base, open_tuned, pairs
+from methods.path_not_taken.diff import diff
 from methods.path_not_taken.lora import Merged
 from tycho.errors import TychoError
 
@@ -108,6 +110,22 @@ def test_merging_is_pefts(tmp_path: Path, case: str) -> None:
         if not torch.equal(tensor, original.get(name, original.get(str(base.embedding))))
     }
     assert changed <= set(moved)
+
+
+def test_a_diff_of_an_adapter_is_that_of_the_merged_model(made: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = made
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload().save_pretrained(
+        tmp_path / "merged"
+    )
+    frame = diff(base, [adapter, tmp_path / "merged"], tmp_path / "out", device="cpu")
+    sides = {run: rows.drop(columns="run").reset_index(drop=True) for run, rows in frame.groupby("run")}
+    measured = sides["adapter"].metric != "noise_shape"  # of the null, whose draws are each run's own
+    columns = ["tensor", "metric", "setting", "value", "expected"]
+    pd.testing.assert_frame_equal(
+        sides["adapter"].loc[measured, columns], sides["merged"].loc[measured, columns], rtol=1e-4
+    )
+    sparsity = frame[(frame.run == "adapter") & (frame.metric == "sparsity")].set_index("tensor").value
+    assert set(sparsity[sparsity < 1].index) == {f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2)}
 
 
 @pytest.fixture(scope="module")
