@@ -32,6 +32,9 @@ class SpgConfig(MethodConfig):
     # the task
     puzzles: int = knob(4000, "training puzzles", ge=1)
     blanks: tuple[int, int] = knob((6, 11), "least and most empty cells of a Sudoku", unit="cells")
+    rewards: Literal["paper", "code"] = knob(
+        "paper", "whose rewards: the public code's pay 0.1 for any answer to Countdown, and read ** and //"
+    )
     length: int = knob(0, "tokens of a completion; 0: the task's own (16 for a Sudoku, 8 for Countdown)", ge=0)
     block: int = knob(4, "tokens of a block of the sampler", ge=1)
     block_steps: int = knob(2, "network calls a block", ge=1)

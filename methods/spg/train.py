@@ -44,7 +44,7 @@ def small_config(world: World, config: Any) -> llada.LLaDAConfig:
 
 def _base(run: Run) -> None:
     """ELBO training on targets some tokens of which are wrong, so that reinforcement has something to mend."""
-    config, world = run.config, worlds.terse(run.key.task, run.config.blanks)
+    config, world = run.config, worlds.terse(run.key.task, run.config.blanks, run.config.rewards)
     policy = Policy(llada.build(small_config(world, config), run.seed("init")).to(run.device), world)
     puzzles = world.draw(config.puzzles, "train", run.seed("data"))
     prompts, _ = world.prompts([puzzles.prompt(row) for row in range(len(puzzles))])
@@ -159,11 +159,12 @@ def load_policy(folder: Path, task: str, config: Any, device: str) -> Policy:
         folder = locate(read_json(folder / "published.json")["pretrained"])
     model, given = llada.load(folder, device=device, dtype=dtype)
     if given.get("tycho", {}).get("style") == "terse":
-        return Policy(model, worlds.terse(task, config.blanks))
+        return Policy(model, worlds.terse(task, config.blanks, config.rewards))
     if not config.length:
         raise TychoError("a published model needs the length of its completions: set `length`")
     tokenizer = worlds.tokenizer_of(folder)
-    return Policy(model, worlds.tagged(task, tokenizer, model.config.mask_token_id, config.length, config.blanks))
+    given = tokenizer, model.config.mask_token_id, config.length, config.blanks, config.rewards
+    return Policy(model, worlds.tagged(task, *given))
 
 
 def locate(pretrained: str) -> Path:

@@ -17,7 +17,7 @@ from tycho.errors import TychoError
 from tycho.lm.examples import left_padded
 from tycho.lm.vocabulary import Vocabulary
 from tycho.tasks import puzzles
-from tycho.tasks.puzzles import Countdown, Split, Style, Sudoku
+from tycho.tasks.puzzles import Countdown, Semantics, Split, Style, Sudoku
 
 MASK = "[MASK]"
 VOCABULARIES = {
@@ -45,13 +45,14 @@ class World:
     encode: Callable[[str], list[int]]
     write: Callable[[Sequence[int]], str]
     blanks: tuple[int, int] = (6, 11)
+    rewards: Semantics = "paper"
 
     def draw(self, n: int, split: Split, seed: int) -> Sudoku | Countdown:
         """n puzzles of a split."""
         if self.task == "sudoku":
             return puzzles.sudoku(n, split, np.random.default_rng(seed), blanks=self.blanks, style=self.style)
         largest = 9 if self.style == "terse" else 99
-        return puzzles.countdown(n, split, seed % 2**31, largest=largest, style=self.style)
+        return puzzles.countdown(n, split, seed % 2**31, largest=largest, style=self.style, semantics=self.rewards)
 
     def held_out(self, n: int, split: Split) -> Sudoku | Countdown:
         """The split's fixed items: the same for all arms and seeds."""
@@ -86,17 +87,18 @@ class World:
         return [self.write(row[:-1] if row and row[-1] == self.end else row) for row in rows]
 
 
-def terse(task: str, blanks: tuple[int, int] = (6, 11)) -> World:
+def terse(task: str, blanks: tuple[int, int] = (6, 11), rewards: Semantics = "paper") -> World:
     """A puzzle in words of its own small vocabulary."""
     words = VOCABULARIES[task]
     unwritten = (words.pad, words[MASK], 2) + ((words.end,) if task == "sudoku" else ())
     end = None if task == "sudoku" else words.end
-    return World(
-        task, "terse", LENGTHS[task], words[MASK], unwritten, end, words.pad, words.read, words.write, tuple(blanks)
-    )
+    codec = words.read, words.write
+    return World(task, "terse", LENGTHS[task], words[MASK], unwritten, end, words.pad, *codec, tuple(blanks), rewards)
 
 
-def tagged(task: str, tokenizer: Any, mask_token: int, n: int, blanks: tuple[int, int] = (6, 11)) -> World:
+def tagged(
+    task: str, tokenizer: Any, mask_token: int, n: int, blanks: tuple[int, int] = (6, 11), rewards: Semantics = "paper"
+) -> World:
     """A puzzle in English for a pretrained model, under its chat template."""
 
     def encode(text: str) -> list[int]:
@@ -110,7 +112,7 @@ def tagged(task: str, tokenizer: Any, mask_token: int, n: int, blanks: tuple[int
 
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     pad = end if pad is None else pad
-    return World(task, "tagged", n, mask_token, (mask_token,), end, pad, encode, write, tuple(blanks))
+    return World(task, "tagged", n, mask_token, (mask_token,), end, pad, encode, write, tuple(blanks), rewards)
 
 
 def tokenizer_of(folder: Path) -> Any:

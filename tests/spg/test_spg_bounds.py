@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import spg_bounds
 from methods.spg import baselines, bounds, exact, identities, masking
 
 
@@ -146,6 +147,59 @@ def test_one_copy_has_one_gradient_and_two_have_two(beta):
         for bound in (bounds.elbo(log_p, scored), bounds.eubo(log_p, scored, lengths, beta))
     ]
     assert float((gradients[0] - gradients[1]).abs().max()) > 1e-3
+
+
+def test_beta_acts_on_tokens_scored_in_two_copies_alone():
+    log_p, _, lengths = draw(13, m=2, n=4)
+    scored = torch.tensor([[True, True, False, False], [False, True, True, False]]).expand(3, -1, -1)
+    found = {}
+    for beta in (1.0, 2.0):
+        leaf = log_p.clone().requires_grad_()
+        (found[beta],) = torch.autograd.grad(bounds.eubo(leaf, scored, lengths, beta).sum(), leaf)
+    moved = (found[1.0] - found[2.0]).abs().amax(dim=(0, 1))
+    assert moved[1] > 1e-3 and float(moved[[0, 2, 3]].max()) < 1e-12
+    assert float(found[1.0][..., 3].abs().max()) == 0  # scored in no copy
+
+
+@given(st.integers(0, 500), st.sampled_from([1.0, 1.5, 2.0]))
+def test_two_tokens_have_the_papers_closed_form(seed, beta):
+    """App. E.3, with the derivatives by central differences. Above β = 1 the upper bound pushes the larger probability
+    down first, the lower bound the smaller."""
+    assert identities.toy_error(beta, torch.Generator().manual_seed(seed)) < 1e-12
+    a, b = (torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.9 + 0.05).tolist()
+
+    def both(a, b):
+        table = torch.tensor([[b, 0.5], [1.0, 0.5], [a, 1.0], [1.0, 1.0]], dtype=torch.float64).log()
+        return float(exact.elbo(table)), float(exact.eubo(table, beta))
+
+    h, slopes = 1e-6, []
+    for da, db in ((h, 0.0), (0.0, h)):
+        up, down = both(a + da, b + db), both(a - da, b - db)
+        slopes.append([(u - d) / (2 * h) for u, d in zip(up, down, strict=True)])
+    (lower_a, upper_a), (lower_b, upper_b) = slopes
+    assert lower_a == pytest.approx(1 / (2 * a), rel=1e-5)
+    assert upper_a == pytest.approx(a ** (beta - 1) / (a**beta + b**beta), rel=1e-5)
+    if abs(a - b) > 0.01:
+        assert (lower_a < lower_b) == (a > b)
+        assert beta == 1 or (upper_a > upper_b) == (a > b)
+
+
+@given(st.integers(0, 500), st.integers(2, 6))
+def test_upper_bounds_rise_with_their_order_and_start_above_the_lower(seed, n):
+    table = identities.random_tables(1, n, torch.Generator().manual_seed(seed))[0]
+    values = [float(exact.elbo(table)), *(float(exact.eubo(table, beta)) for beta in (1.0, 1.3, 2.0, 5.0))]
+    assert all(low <= high + 1e-10 for low, high in itertools.pairwise(values))
+
+
+def test_masks_and_bounds_are_five_times_as_fast_as_the_loop():
+    """At the published batch of 96 completions; the loop and its estimates are the benchmark's."""
+    n, prompt, block, m = 256, 128, 32, 2
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(n // 2, n + 1, (96,), generator=generator)
+    log_p = (-3 * torch.rand(96, m, n, generator=generator) - 0.01).requires_grad_()
+    case = (lengths, n, prompt, block, m, log_p)
+    slow, fast = (spg_bounds.best_of(3, spg_bounds.both, kind, *case) for kind in ("loop", "vectorised"))
+    assert slow > 5 * fast
 
 
 def test_the_best_mixture_beats_its_neighbours():

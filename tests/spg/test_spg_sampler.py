@@ -60,6 +60,20 @@ def test_tokens_are_drawn_from_the_tempered_softmax():
     assert torch.allclose(share, (logits[:5] / 0.7).softmax(0), atol=0.012)
 
 
+def test_noise_is_single_precision_whatever_the_network_computes_in():
+    """In bfloat16 2,000 draws would share a few hundred values and ties would be common."""
+    assert sampler.gumbel(torch.Size([3]), seeded(0)).dtype == torch.float32
+    rounded = torch.randn(2000, 6, generator=seeded(2)).bfloat16()
+
+    def draw(logits: torch.Tensor) -> torch.Tensor:
+        return sampler.sample(
+            lambda z: logits[:, None].expand(-1, z.shape[1], -1), 2000, 1, block=1, steps=1, mask_token=MASK, temperature=1,
+            generator=seeded(1),
+        ).tokens  # fmt: skip
+
+    assert torch.equal(draw(rounded), draw(rounded.float()))
+
+
 def test_a_private_generator_decides_and_the_global_one_is_left_alone():
     def draw(seed: int) -> torch.Tensor:
         return sampler.sample(
@@ -200,6 +214,11 @@ def test_log_probabilities_are_those_of_one_copy_at_a_time(policy):
             logits[:, list(policy.world.never)] = -torch.inf
             wanted = logits.log_softmax(dim=1)[torch.arange(8), x[j]]
             assert torch.allclose(together[j, tau], wanted, atol=1e-5)
+
+
+def test_rewards_of_paper_and_code_reach_the_puzzles_that_are_trained_on():
+    for rewards, worth in (("paper", 0.0), ("code", 0.1)):
+        assert worlds.terse("countdown", rewards=rewards).draw(1, "train", 0).reward(0, "hello") == worth
 
 
 def test_countdown_completions_end_and_are_read(policy):
