@@ -77,7 +77,7 @@ def train(run: Run) -> None:
                     run.log(int(entry["step"]), **{name: entry[name]})
     risen = _accuracy(asked[-1]) - _accuracy(asked[0]) >= config.rise - 1e-9
     run.metric("steps_to_rise", max(trainer.state.global_step, 1), censored=not risen)
-    run.samples(pd.concat([asked[0].assign(variant="before"), asked[-1]]))
+    run.samples(pd.concat([asked[0].assign(variant="before"), asked[-1].assign(variant="")]))
     model = model.to("cpu", torch.bfloat16)
     run.save_model(lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
 

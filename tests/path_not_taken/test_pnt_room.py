@@ -15,9 +15,11 @@ from scipy import stats
 from methods.path_not_taken import folders, lattice, masks, nulls, residues, tune
 from methods.path_not_taken.method import PAIRS, PathNotTaken
 from methods.path_not_taken.synthesise import survives
+from reports.claims import arms_named, load_claims
 from tycho.config import job_config, load_settings, method_plan
 from tycho.jobs import Plan, plan
 from tycho.lm.small import build
+from tycho.registry import rooms
 from tycho.worker import run_process
 
 SMALL = {"width": 32, "base_steps": 30, "base_batch": 64, "most_steps": 6, "evaluate_every": 3, "draws": 1, "batch": 16}
@@ -155,6 +157,13 @@ def test_arms_share_optimiser_rate_target_and_grid(scale):
     # Adapters are compared with each other.
     for arms in ({"lora", "pissa"}, set(configs) - {"lora", "pissa"}):
         assert len({configs[arm].learning_rate for arm in arms & set(configs)}) <= 1
+
+
+def test_the_scale_standard_runs_every_side_of_every_claim():
+    found = plan(load_settings({"scale": "standard", "only": ["path_not_taken"]}))
+    planned = {(key.arm, key.task) for key in found.jobs}
+    for claim in load_claims(rooms()["path_not_taken"] / "claims.yaml"):
+        assert arms_named(claim) <= planned, claim.id
 
 
 @pytest.mark.parametrize("relative", [0.04, 0.08, 0.12])

@@ -13,6 +13,7 @@ from methods.spg.learner import Learner, greedy_reward
 from methods.spg.method import Spg, SpgConfig
 from methods.spg.policy import Policy
 from methods.spg.serve import Served, load
+from reports.claims import arms_named, load_claims
 from tycho.config import job_config, load_settings, method_plan
 from tycho.errors import TychoError
 from tycho.harness import Options
@@ -39,6 +40,13 @@ def test_the_scale_paper_has_the_published_hyper_parameters(task, arm):
     assert {name: config[name] for name in wanted} == wanted
     assert config["pretrained"] == published.MODEL and found.seeds == [0]
     assert config["length"] // config["block"] * config["block_steps"] == 128  # network calls a completion
+
+
+def test_the_scale_standard_runs_every_side_of_every_claim():
+    found = plan(load_settings({"scale": "standard", "only": ["spg"]}))
+    planned = {(key.arm, key.task) for key in found.jobs}
+    for claim in load_claims(rooms()["spg"] / "claims.yaml"):
+        assert arms_named(claim) <= planned, claim.id
 
 
 def tiny_llada(folder) -> None:
