@@ -26,6 +26,7 @@ WORDS = arithmetic.vocabulary(SHAPE, common.SPECIAL)
 MARKS = find_marks(WORDS.tokenizer())
 EXAMPLES = arithmetic.symbols(arithmetic.generate(9, SHAPE, 3), WORDS, "verbose")
 MODEL = small.build(WORDS, width=32, heads=2).double()
+REMOVED = 3  # tokens that iCoT has removed, where its loss is checked
 
 
 def parts(row):
@@ -51,12 +52,12 @@ def config_of(arm, **config):
 
 def expected(arm, stage, prompt, steps, answer, c=1, s_max=2, remove_all=False, marked=False):
     """The rule of section 3, in words: what stands between question and what is left, and what is left."""
-    drop = {"cot": 0, "no_cot": FAR}.get(arm, FAR if stage > s_max else stage)
+    drop = {"cot": 0, "icot": 0, "no_cot": FAR}.get(arm, FAR if stage > s_max else stage)
     count = min(stage, s_max) * c
     inner = {"coconut": MARKS.thought, "no_curriculum": MARKS.thought, "pause_as_thought": MARKS.pause}.get(arm)
     first = int(marked and inner is not None)
     between = [MARKS.begin] * first + [inner] * count * (inner is not None) + [MARKS.end] * first
-    left = [*(word for step in steps[drop:] for word in step), *answer]
+    left = [*[word for step in steps[drop:] for word in step][REMOVED * (arm == "icot") :], *answer]
     ids = [*prompt, *between, *left]
     labels = [IGNORED] * (len(prompt) + len(between)) + left
     thinks = [False] * len(ids)
@@ -82,7 +83,7 @@ def test_an_arm_trains_on_the_sequences_the_rule_says(arm, c, remove_all, marked
         assert rows_of(*make(step)) == wanted
 
 
-@pytest.mark.parametrize("arm", ["coconut", "cot", "no_cot", "pause_as_thought", "no_thought"])
+@pytest.mark.parametrize("arm", ["coconut", "cot", "no_cot", "pause_as_thought", "no_thought", "icot"])
 @pytest.mark.parametrize("marked", [True, False])
 def test_its_loss_is_the_mean_surprise_of_what_is_left(arm, marked):
     """Cross-entropy written out: minus the mean log-probability, over items and words together, of each word left."""
@@ -90,6 +91,9 @@ def test_its_loss_is_the_mean_surprise_of_what_is_left(arm, marked):
     skip = {"cot": 0, "no_cot": FAR}.get(arm, 2)
     fill = {"coconut": "thoughts", "pause_as_thought": "pauses"}.get(arm, "nothing")
     batch, latent = curriculum.compose(EXAMPLES, skip, counts, fill, MARKS, marked=marked and fill != "nothing")
+    if arm == "icot":
+        batch = curriculum.without_tokens(EXAMPLES, REMOVED)
+        latent = torch.zeros_like(batch.mask)
     total, words = 0.0, 0
     for row in range(len(EXAMPLES)):
         ids, labels, thinks = expected(arm, 2, *parts(row), marked=marked)

@@ -16,10 +16,12 @@ from methods.coconut.data import problem, symbolic_words
 from methods.coconut.method import Coconut
 from methods.coconut.model import BEGIN, END, PAUSE, THOUGHT, Thinker, add_marks, find_marks
 from methods.coconut.serve import Served, load
+from reports.claims import load_claims
 from tycho.config import load_settings
 from tycho.errors import TychoError
 from tycho.harness import Options, make_items, measure
 from tycho.jobs import plan
+from tycho.keys import read_setting
 from tycho.lm import small
 from tycho.tasks import common, graph_text, graphs
 from tycho.tasks import published as tasks_published
@@ -133,7 +135,8 @@ def test_scale_paper_is_what_the_published_code_trains():
     shared = paper["config"]
     assert (shared["batch"], shared["learning_rate"], shared["weight_decay"]) == (128, 1e-4, 0.01)
     assert (shared["decay"], shared["warmup"], shared["clip"], shared["mix"]) == ("constant", 0, 0, 0.0)
-    assert shared["marks"] and shared["remove_all"]
+    assert shared["marks"] and shared["remove_all"] and shared["reset_optimizer"]
+    assert shared["model"] == "openai-community/gpt2"
     tasks = {"gsm8k": "gsm8k", "prontoqa": "prontoqa", "prosqa": "prosqa-words"}
     for name, wanted in published.CURRICULA.items():
         found, epoch = paper["task_config"][tasks[name]], published.steps_per_epoch(name)
@@ -144,10 +147,20 @@ def test_scale_paper_is_what_the_published_code_trains():
         assert found["steps"] == wanted["epochs"] * epoch
         assert found.get("start_steps", 0) == wanted["from_cot"] * epoch
         assert found["validate_every"] == epoch
+        assert found.get("most", shared["most"]) == (64 if name == "gsm8k" else 128)  # max_new_tokens of its run.py
     # Table 1 of the paper, as the fact sheet re-assembled it.
     assert published.TABLE_1["prosqa"]["coconut"] == (97.0, 14.2) and published.TABLE_1["prosqa"]["cot"] == (77.5, 49.4)
     assert published.TABLE_1["gsm8k"]["coconut"] == (34.1, 8.2) and published.TABLE_1["gsm8k"]["cot"] == (42.9, 25.0)
     assert published.TABLE_1["prontoqa"]["no_curriculum"] == (52.4, 9.0)
+
+
+def test_claims_quote_the_paper_s_table():
+    for claim in yaml.safe_load((ROOT / "methods/coconut/claims.yaml").read_text()):
+        table = published.TABLE_1["gsm8k" if "arithmetic" in claim["id"] else "prosqa"]
+        tokens = claim["id"] == "coconut.fewer-tokens"
+        for arm, printed in claim.get("paper", {}).items():
+            if arm != "note":
+                assert printed == table[arm][tokens], f"{claim['id']}: {arm}"
 
 
 def test_your_own_model_and_data_from_the_shell(tmp_path, monkeypatch, capsys):
@@ -183,11 +196,48 @@ def test_your_own_model_and_data_from_the_shell(tmp_path, monkeypatch, capsys):
 
 
 def test_the_large_scales_plan():
-    for scale, jobs in (("standard", 8 * 7 * 5 + 3 * 5 + 1), ("paper", 3 * 7 * 3 + 1)):
+    for scale, jobs in (("standard", (8 + 2 + 2) * 5 + (4 + 6) * 3 + 2 + 1), ("paper", 3 * 7 * 3 + 1)):
         planned = plan(load_settings({"scale": scale, "only": ["coconut"]}))
         assert not planned.broken and len(planned.jobs) == jobs
     needs = {key.task: job.needs for key, job in planned.jobs.items() if key.arm == "coconut"}
     assert needs["gsm8k"]["start"].key.arm == "cot" and not needs["prontoqa"]
+
+
+@pytest.mark.parametrize("room", ["coconut", "superposition", "token_assorted"])
+def test_scale_standard_runs_what_its_claims_name(room):
+    """Every side of every claim, its floor and its controls: arm and task, and the sweeps' points that a setting names."""
+    planned = plan(load_settings({"scale": "standard", "only": [room]}))
+    configs = {(key.arm, key.task): job.config for key, job in planned.jobs.items() if key.method == room}
+    by_path = {("construction", "prosqa")}  # published graphs: only where somebody gives the file
+    for claim in load_claims(ROOT / "methods" / room / "claims.yaml"):
+        for side in sides(claim):
+            if (side.arm, side.task) in by_path:
+                continue
+            config = configs.get((side.arm, side.task))
+            assert config is not None, f"{claim.id} needs {side.arm} on {side.task}"
+            for name, value in read_setting(side.setting).items():
+                swept = {"layers": "depths", "thoughts": "forced", "codebook": "sweep", "dimensions": "dimensions"}
+                if name in swept:
+                    assert float(value) in getattr(config, swept[name]), (
+                        f"{claim.id} needs {name}={value} of {side.arm}"
+                    )
+
+
+def sides(claim):
+    tests = [claim.test, claim.floor_test(), *(claim.control_test(control) for control in claim.explains_away)]
+    for test in tests:
+        if test is not None:
+            for part in test.parts if test.kind == "all" else [test]:
+                yield from part.sides()
+
+
+def test_the_depth_sweep_is_of_thoughts_pauses_and_written_chains():
+    planned = plan(load_settings({"scale": "standard", "only": ["coconut"]}))
+    swept = {key.arm for key, job in planned.jobs.items() if key.method == "coconut" and job.config.depths}
+    graphs = {key.arm: job.config for key, job in planned.jobs.items() if key.task == "graphs" and key.seed == 0}
+    assert swept == {"coconut", "cot", "pause_as_thought"}
+    assert all(graphs[arm].depths == [1, 4, 6] and graphs[arm].layers is None for arm in swept)
+    assert common.ground("graphs").layers == 2  # the arm's own depth
 
 
 def test_own_training_says_what_is_missing(tmp_path):
