@@ -52,6 +52,7 @@ THEME: dict[str, Any] = {
         "labelColor": MUTED,
         "titleColor": INK,
         "labelFontSize": 11,
+        "labelSeparation": 5,
         "titleFontSize": 11.5,
         "titleFontWeight": "normal",
         "titlePadding": 8,
@@ -157,7 +158,7 @@ def _variable(colour: str) -> str:
 
 # --- intervals -------------------------------------------------------------------------------------------------------
 
-WIDTH, LINE, EDGE = 220.0, 16.0, 6.0
+WIDTH, LINE, EDGE, LABEL = 220.0, 16.0, 6.0, 32.0
 
 
 class _Axis:
@@ -220,10 +221,16 @@ def forest(lines: list[tuple[float, float, float, float | None, float | None, st
             parts.append(f'<circle class="effect" cx="{axis(effect):.1f}" cy="{middle:g}" r="3.2"/>')
         parts.append("</g>")
     height = LINE * len(lines)
+    close: list[list[float]] = []  # bounds whose labels would lie on each other share one
     for bound in sorted({bound for line in lines for bound in line[3:5] if bound is not None}):
-        place = axis(bound)
+        if close and axis(bound) - axis(close[-1][-1]) < LABEL:
+            close[-1].append(bound)
+        else:
+            close.append([bound])
+    for bounds in close:
+        place = (axis(bounds[0]) + axis(bounds[-1])) / 2
         anchor = "start" if place < 30 else "end" if place > WIDTH - 30 else "middle"
-        text = f"{bound:g}".replace("-", "−")
+        text = " … ".join(f"{bound:g}".replace("-", "−") for bound in dict.fromkeys((bounds[0], bounds[-1])))
         parts.append(f'<text x="{place:.1f}" y="{height + 10:g}" text-anchor="{anchor}">{text}</text>')
     label = escape("; ".join(line[5] for line in lines))
     box = f"0 0 {WIDTH:g} {height + 14:g}"

@@ -151,3 +151,12 @@ def test_a_drawing_has_the_same_bytes_whatever_was_drawn_before():
     assert svg(text) == first
     used = set(re.findall(r"url\(#([^)]+)\)", first))
     assert used and used <= set(re.findall(r'\bid="([^"]+)"', first))
+
+
+def test_labels_of_close_margins_are_one_label():
+    def labels(*bounds):
+        return re.findall(r"<text[^>]*>([^<]*)</text>", forest([(-0.3, -0.9, 0.3, *bounds, "f")]))
+
+    assert labels(-0.03, 0.03) == ["−0.03 … 0.03"]
+    assert labels(-0.5, 0.5) == ["−0.5", "0.5"]
+    assert labels(0.1, None) == ["0.1"]
