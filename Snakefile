@@ -7,6 +7,7 @@ min_version("9.19")
 include: "workflows/common.smk"
 include: "workflows/jobs.smk"
 include: "workflows/report.smk"
+include: "workflows/hub.smk"
 
 
 rule all:

@@ -323,6 +323,47 @@ def config(
 
 
 @app.command()
+def download(
+    scale: Scale = "paper",
+    only: Annotated[list[str] | None, typer.Option(help="A method; may be given again. Left out: all.")] = None,
+    configfile: Annotated[
+        list[Path] | None, typer.Option(help="Settings (YAML), as the run gets them; may be given again.")
+    ] = None,
+    pin: Annotated[
+        Path | None,
+        typer.Option(help="Only add to this config file the commits that the hub has now, for what names none."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only say what there is to fetch.")] = False,
+    settings: Annotated[
+        str, typer.Option(envvar="TYCHO_SETTINGS", help="What the user gave Snakemake, as JSON.")
+    ] = "{}",
+) -> None:
+    """Fetches from the model hub what a scale's jobs name, each at its commit, so that they run without a network
+    (HF_HUB_OFFLINE=1). Says what is gated, what is not pinned and which files are to be supplied."""
+    import yaml
+
+    from tycho import hub
+    from tycho.config import merged, read_yaml
+    from tycho.files import write_text
+    from tycho.jobs import plan
+
+    given = {"scale": scale} | ({"only": only} if only else {})
+    pinned = read_yaml(pin) if pin and pin.exists() else {}
+    for layer in (*(read_yaml(path) for path in configfile or []), pinned, json.loads(settings)):
+        given = merged(given, layer)
+    planned = plan(_settings(given))
+    for reason in planned.broken.values():
+        print(f"tycho: left out: {reason}", file=sys.stderr)
+    if pin:
+        write_text(pin, yaml.safe_dump(merged(pinned, hub.pins(planned)), sort_keys=False))
+        print(f"{pin}: give it to `tycho download` and to snakemake as --configfile {pin}")
+        return
+    missing = hub.download(planned, fetch=not list_)
+    if missing and not list_:
+        raise TychoError(f"not here: {', '.join(missing)}")
+
+
+@app.command()
 def doctor(results: Results = "results") -> None:
     """Says whether this machine can run Tycho, and what to do where it cannot."""
     from tycho.doctor import checks
