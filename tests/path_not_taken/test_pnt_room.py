@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -20,19 +22,38 @@ from tycho.config import job_config, load_settings, method_plan
 from tycho.jobs import Plan, plan
 from tycho.lm.small import build
 from tycho.registry import rooms
+from tycho.sources import ROOT
 from tycho.worker import run_process
 
 SMALL = {"width": 32, "base_steps": 30, "base_batch": 64, "most_steps": 6, "evaluate_every": 3, "draws": 1, "batch": 16}
+
+
+RUN = """
+import json, sys
+from tycho.config import load_settings
+from tycho.jobs import plan
+from tycho.worker import run_process
+found = plan(load_settings(json.loads(sys.argv[1])))
+failed = [run_process(found, process) for process in found.ordered()]
+print("failed:", [one for one in failed if one])
+"""
 
 
 def ran(folder, arms: list[str], task: str = "residues", **config) -> Plan:
     """Everything that some arms need, at a size of seconds."""
     own = {"task_arms": {task: arms}, "tasks": [task], "seeds": 1, "config": SMALL | config}
     settings = {"scale": "smoke", "results": str(folder), "only": ["path_not_taken"], "device": "cpu"}
-    found = plan(load_settings(settings | {"methods": {"path_not_taken": own}}))
+    settings |= {"methods": {"path_not_taken": own}}
+    found = plan(load_settings(settings))
     assert not found.broken
-    for process in found.ordered():
-        assert run_process(found, process) == {}
+    if task == "letters":
+        # In a process of its own: here TRL would take the folder vllm of these tests for the package.
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, json.dumps(settings)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.stdout.endswith("failed: []\n"), done.stdout + done.stderr
+    else:
+        assert [run_process(found, process) for process in found.ordered()] == [{}] * len(found.processes)
     return found
 
 
@@ -224,17 +245,17 @@ def tiny(tmp_path_factory):
     return folder
 
 
-REAL = {"real_rate": 1e-2, "real_batch": 8, "questions": 40, "ask_every": 5, "tensors": r"layers\."}
+REAL = {"real_rate": 1e-2, "questions": 40, "ask_every": 5, "tensors": r"layers\."}
 
 
 def test_labels_teach_the_real_model_until_it_has_risen(tiny, tmp_path):
-    found = ran(tmp_path, ["smollm2_sft"], "letters", model=str(tiny), real_steps=60, rise=0.025, **REAL)
+    found = ran(tmp_path, ["smollm2_sft"], "letters", model=str(tiny), real_steps=30, real_batch=8, rise=0.025, **REAL)
     job = view(found, "smollm2_sft")
     metrics = job.record("metrics")
     asked = metrics[(metrics.name == "held_out_accuracy") & metrics.step.notna()].sort_values("step")
     assert asked.step.tolist() == [5 * i for i in range(len(asked))] and len(asked) > 1
     steps = metrics[metrics.name == "steps_to_rise"]
-    assert steps.value.item() == asked.step.max() < 60 and not steps.censored.item()
+    assert steps.value.item() == asked.step.max() < 30 and not steps.censored.item()
     rise = asked.value - asked.value.iloc[0]
     assert rise.iloc[-1] >= 0.025 - 1e-9 and (rise.iloc[:-1] < 0.025 - 1e-9).all()
     losses = metrics[metrics.name == "loss"].value
@@ -250,14 +271,14 @@ def test_labels_teach_the_real_model_until_it_has_risen(tiny, tmp_path):
 
 
 def test_reward_tunes_the_real_model_and_says_that_it_has_not_risen(tiny, tmp_path):
-    found = ran(tmp_path, ["smollm2_grpo"], "letters", model=str(tiny), real_steps=3, rise=1.0, **REAL)
+    found = ran(tmp_path, ["smollm2_grpo"], "letters", model=str(tiny), real_steps=2, real_batch=2, rise=1.0, **REAL)
     job = view(found, "smollm2_grpo")
     metrics = job.record("metrics")
-    assert metrics[metrics.name == "reward"].step.tolist() == [1, 2, 3]
+    assert metrics[metrics.name == "reward"].step.tolist() == [1, 2]
     steps = metrics[metrics.name == "steps_to_rise"]
-    assert steps.value.item() == 3 and steps.censored.item()
+    assert steps.value.item() == 2 and steps.censored.item()
     asked = metrics[(metrics.name == "held_out_accuracy") & metrics.step.notna()]
-    assert asked.step.tolist() == [0, 3]  # before, and after the last step
+    assert asked.step.tolist() == [0, 2]  # before, and after the last step
     says = json.loads((job.folder / "analyse" / "figures" / "held-out.json").read_text())["usermeta"]["says"]
     assert "has not risen" in says
     saved = load_file(job.model / "model.safetensors")
