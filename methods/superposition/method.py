@@ -35,6 +35,7 @@ class SuperpositionConfig(MethodConfig):
     validate_every: int = knob(200, "steps between validations", unit="steps", ge=1)
     log_every: int = knob(20, "steps between points of the curves", unit="steps", ge=1)
     most: int = knob(16, "tokens a completion may have", unit="tokens", ge=1)
+    test_items: int = knob(500, "items of the test of trained arms", unit="items", stage="evaluate", ge=1)
     probed: int = knob(500, "test items that trained models are probed with", unit="items", stage="analyse", ge=1)
     # The construction.
     graphs: int = knob(500, "graphs that the construction is asked about", stage="analyse", ge=1)
@@ -86,7 +87,7 @@ class Superposition(Method):
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:
-        return ("analyse",) if arm in ("construction", "coconut") else ("train", "analyse")
+        return ("analyse",) if arm in ("construction", "coconut") else ("train", "evaluate", "analyse")
 
     def needs(self, key: JobKey, config: SuperpositionConfig) -> dict[str, Need]:
         if key.arm != "construction" and key.task != "graphs":
@@ -99,6 +100,11 @@ class Superposition(Method):
         from methods.superposition.train import train
 
         train(run)
+
+    def evaluate(self, run: Run) -> None:
+        from methods.superposition.evaluate import evaluate
+
+        evaluate(run)
 
     def analyse(self, run: Run) -> None:
         from methods.superposition import measure, probe_run

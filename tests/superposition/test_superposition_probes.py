@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from methods.coconut.data import problem
+from methods.coconut.method import Coconut
 from methods.coconut.model import Thinker
 from methods.coconut.values import graphs_of
-from methods.superposition import probes, train
+from methods.superposition import probes, published, train
 from methods.superposition.method import Superposition
+from tycho import records
+from tycho.adapter import JobView, Run
 from tycho.config import MethodPlan, job_config
+from tycho.harness import make_items
+from tycho.keys import JobKey
 from tycho.lm.examples import IGNORED
 from tycho.tasks import common, graphs
 
@@ -111,6 +116,41 @@ def test_a_swap_asks_from_the_other_source():
     assert torch.equal(probes.answer(model.model, batch, latent, passes.thoughts), wanted)
     with pytest.raises(ValueError, match="two sources"):
         probes.swap(model, examples, graphs.Graphs(some.edges[:, :3], *(getattr(some, n) for n in ("root", "target", "distractor", "nodes"))), GROUND.words)  # fmt: skip
+
+
+def test_a_trained_arm_answers_the_items_of_coconuts_arms(tmp_path):
+    """Inside lm-eval, by its own thoughts: names of items, answers and tokens are those of Coconut's test."""
+    key = JobKey("quick", "superposition", "untied", "graphs", 0)
+    config = job_config(Superposition(), MethodPlan(config={"test_items": 5}), "untied", "graphs")
+    model, out = thinker(tied=False), tmp_path / "work"
+    model.save(tmp_path / "model")
+    run = Run(key, "evaluate", config, job=JobView(key, tmp_path), work=out)
+    Superposition().evaluate(run)
+    found = records.read(run._out / "samples.parquet")
+    examples = GROUND.held_out(5, "test")
+    task = problem("graphs", Coconut.Config(test_items=5, validation_items=5), data=0, order=0, init=0)
+    prompts = [task.text(row.tolist()) for row in examples.prompt]
+    items = make_items(prompts, [task.target(examples, row) for row in range(5)])
+    assert found.item.tolist() == items.item.tolist() and found.prompt.tolist() == prompts
+    written = model.answer_all([row.tolist() for row in examples.prompt], most=config.most)
+    assert found.response.tolist() == [task.text(ids) for ids, _ in written]
+    assert found.generated_tokens.tolist() == [cost.generated_tokens for _, cost in written]
+    assert Superposition().stages("untied") == ("train", "evaluate", "analyse")
+
+
+def test_the_tables_are_the_printed_ones():
+    """Table 5 prints three seeds a cell; published.py has their means. Table 1 prints means."""
+    printed = {
+        "not reachable": ((-.37, -.25, -.33), (-.26, -.04, -.14), (-.09, -.01, .02), (-.25, -.23, -.27)),
+        "reachable": ((3.59, 3.62, 3.71), (1.55, 1.42, 1.37), (.80, .77, .62), (.61, .66, .53)),
+        "frontier": ((5.09, 5.13, 5.38), (2.69, 2.45, 2.63), (2.11, 1.95, 2.01), (2.27, 2.12, 2.29)),
+        "optimal": ((6.41, 6.52, 6.84), (4.78, 4.67, 5.11), (6.00, 5.44, 6.43), (9.48, 8.98, 9.58)),
+    }  # fmt: skip
+    assert set(printed) == set(published.PRODUCTS) == set(published.ATTENTION) == set(probes.NESTED)
+    for group, cells in printed.items():
+        assert published.PRODUCTS[group] == pytest.approx([sum(cell) / 3 for cell in cells], abs=6e-4)
+    for later, nearer in zip(probes.NESTED, probes.NESTED[1:], strict=False):
+        assert all(a <= b for a, b in zip(published.ATTENTION[later], published.ATTENTION[nearer], strict=True))
 
 
 def test_breadth_first_labels_are_any_node_of_the_next_hop():
