@@ -196,7 +196,7 @@ def test_your_own_model_and_data_from_the_shell(tmp_path, monkeypatch, capsys):
 
 
 def test_the_large_scales_plan():
-    for scale, jobs in (("standard", (8 + 2 + 2) * 5 + (4 + 6) * 3 + 2 + 1), ("paper", 3 * 7 * 3 + 1)):
+    for scale, jobs in (("standard", (8 + 2 + 2) * 5 + (4 + 5) * 3 + 2 + 1), ("paper", 3 * 7 * 3 + 1)):
         planned = plan(load_settings({"scale": scale, "only": ["coconut"]}))
         assert not planned.broken and len(planned.jobs) == jobs
     needs = {key.task: job.needs for key, job in planned.jobs.items() if key.arm == "coconut"}
@@ -233,7 +233,8 @@ def sides(claim):
 
 def test_the_depth_sweep_is_of_thoughts_pauses_and_written_chains():
     planned = plan(load_settings({"scale": "standard", "only": ["coconut"]}))
-    swept = {key.arm for key, job in planned.jobs.items() if key.method == "coconut" and job.config.depths}
+    trained = {key: job for key, job in planned.jobs.items() if "train" in job.stages}
+    swept = {key.arm for key, job in trained.items() if job.config.depths}
     graphs = {key.arm: job.config for key, job in planned.jobs.items() if key.task == "graphs" and key.seed == 0}
     assert swept == {"coconut", "cot", "pause_as_thought"}
     assert all(graphs[arm].depths == [1, 4, 6] and graphs[arm].layers is None for arm in swept)
