@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from methods.token_assorted import published, serve, train
+from methods.token_assorted import mixing, published, serve, train
 from methods.token_assorted.method import TokenAssorted, TokenAssortedConfig
 from tycho.adapter import JobView, Run
 from tycho.config import MethodPlan, job_config, load_settings
@@ -20,6 +20,7 @@ from tycho.keys import JobKey
 from tycho.lm import small
 from tycho.lm.vocabulary import Vocabulary
 from tycho.registry import rooms
+from tycho.tasks import common
 from tycho.worker import run_process
 
 
@@ -111,6 +112,34 @@ def test_the_scale_paper_has_the_published_settings():
     assert config.maxima == [published.chunks(most) for most in published.MAXIMA]
     assert (config.vq_steps, config.vq_rate) == (published.VQVAE_STEPS, published.VQVAE_RATE)
     assert config.batch == published.VQVAE_BATCH and config.model == published.MODEL
+
+
+def test_claims_quote_the_table_and_the_ablation():
+    claims = yaml.safe_load((rooms()["token_assorted"] / "claims.yaml").read_text())
+    quoted = {claim["id"]: {k: v for k, v in claim.get("paper", {}).items() if k != "note"} for claim in claims}
+    assert any(quoted.values())
+    for name, numbers in quoted.items():
+        for arm, value in numbers.items():
+            printed = published.REPLACEMENT[arm] if ".random-" in name or ".left-" in name else published.PROSQA[arm][0]
+            assert value == printed, f"{name}: {arm}"
+    assert "10.9 against 49.4" in str(claims) and (published.PROSQA["latent"][1], published.PROSQA["cot"][1]) == (
+        10.9,
+        49.4,
+    )
+
+
+def test_the_sweep_lies_below_the_number_of_different_chunks():
+    """36 factors' pairs in products-verbose; on graphs a few hundred items already have more chunks than codes."""
+    config = TokenAssortedConfig()
+    found = {}
+    for task in ("products-verbose", "graphs-verbose"):
+        tokens, _, whole = mixing.chunked(common.ground(task).held_out(500, "test"), config.chunk)
+        found[task] = len(torch.unique(tokens[whole], dim=0))
+    assert found["products-verbose"] == 36 < config.codebook and found["graphs-verbose"] > 1000
+    planned = plan(load_settings({"scale": "standard", "only": ["token_assorted"]}))
+    for key, job in planned.jobs.items():
+        if key.method == "token_assorted" and key.arm in ("codes", "latent_tuned", "all_replace"):
+            assert all(size < found[key.task] for size in job.config.sweep)
 
 
 def test_a_scaled_down_copy_of_it_trains(tmp_path):
