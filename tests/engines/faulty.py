@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import threading
 from collections import Counter
 
@@ -84,6 +85,15 @@ class Faulty:
             await self._begin(writer)
             await self._chunk(writer, "<html>a proxy page</html>\n")
             await self._chunk(writer, "")
+        elif mode == "empty":
+            await self._begin(writer)
+            await self._chunk(writer, "")
+        elif mode == "error":  # vLLM tells in the stream that its engine died
+            await self._begin(writer)
+            await self._send(
+                writer, json.dumps({"error": {"message": "EngineCore\nencountered an issue", "code": 500}})
+            )
+            await self._chunk(writer, "")
         elif mode == "garbage":
             await self._begin(writer)
             await self._send(writer, "{not json")
@@ -108,6 +118,10 @@ class Faulty:
                         choice["stop_reason"] = body["stop"][0] if body.get("stop") else None
                     if mode == "extra":  # the drawn token was not among the likeliest
                         logprobs = [*logprobs, -11.0]
+                    if mode == "hole" and place == 1:
+                        logprobs = []
+                    if mode == "nan" and place == 1:
+                        logprobs = [math.nan] * 3
                     if mode != "nologprobs":
                         top = {f"t{i}": value for i, value in enumerate(logprobs)}
                         rows = [{"top_logprobs": [{"logprob": value} for value in logprobs]}]

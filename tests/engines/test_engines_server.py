@@ -55,6 +55,12 @@ def test_a_drawn_token_outside_the_top_is_left_out(engine):
     assert np.isnan(wide[:, 3:]).all() and not np.isnan(wide[:, :3]).any()
 
 
+@pytest.mark.parametrize("mode", ["hole", "nan"])
+def test_a_token_without_log_probs_is_nan_and_the_rest_is_kept(engine, mode):
+    made = engine.complete([mode], ASKED)[0]
+    assert made.text == TEXT and np.isnan(made.top_logprobs).all(axis=1).tolist() == [False, True, False, False]
+
+
 def test_a_server_that_does_not_tell_why_it_stopped(engine):
     assert engine.complete(["plain"], Settings(stop=("#",)))[0].finish == "eos"
     made = engine.complete(["plain"], Settings(stop=(" three",)))[0]
@@ -101,6 +107,8 @@ def test_leaving_the_block_ends_everything(engine):
         ("400", r"answered 400 Status \(top_logprobs is too large\)$", 1),
         ("nothing", r"cannot be reached \(.*\), after 3 tries", 3),
         ("silent", r"sent nothing for 0.3 s, after 3 tries", 3),
+        ("empty", r"sent an empty answer, after 3 tries", 3),
+        ("error", r"broke off \(.*EngineCore encountered an issue", 1),
         ("html", r"sent what is no completion \('<html>a proxy", 1),
         ("garbage", r"sent what is no completion \('\{not json'\)", 1),
         ("nologprobs", r"sends no log-probs: start it with them", 1),

@@ -229,7 +229,6 @@ class ServerStream(Stream):
 class _Token(NamedTuple):
     text: str
     logprobs: list[float]
-    counts: bool  # a token; false for text that came without telling how many tokens it is
 
 
 class _Trace:
@@ -244,8 +243,7 @@ class _Trace:
     def add(self, token: _Token) -> None:
         self.texts.append(token.text)
         self.seen += 1
-        if token.logprobs:
-            self.logprobs.append(token.logprobs)
+        self.logprobs.append(token.logprobs)  # none of a token: its row is NaN, and the others stay in their places
 
 
 class _Failure(Exception):
@@ -260,13 +258,11 @@ def _refused(answer: Any, content: bytes) -> _Failure:
     """A status other than 200, with the server's own word for it."""
     text = content.decode(errors="replace")
     try:
-        found = json.loads(text)
-        found = found.get("error", found)
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
-    except (ValueError, AttributeError):
-        pass
+        text = _said(json.loads(text))
+    except ValueError:
+        text = _said(text)
     says = f"answered {answer.status_code} {answer.reason_phrase}".rstrip()
-    says += f" ({' '.join(text.split())[:120]})" if text.strip() else ""
+    says += f" ({text})" if text else ""
     try:
         wait = float(answer.headers.get("retry-after", 0))
     except ValueError:  # a date
@@ -274,12 +270,19 @@ def _refused(answer: Any, content: bytes) -> _Failure:
     return _Failure(says, passing=answer.status_code in AGAIN, wait=wait)
 
 
+def _said(found: Any) -> str:
+    """What an error's JSON says, on one line."""
+    found = found.get("error", found) if isinstance(found, dict) else found
+    text = str(found.get("message", found) if isinstance(found, dict) else found)
+    return " ".join(text.split())[:120]
+
+
 def _parsed(data: str, trace: _Trace, k: int) -> Iterator[_Token]:
     """The tokens of one chunk. Raises _Failure where it is none, or comes without the log-probs that were asked for."""
     try:
         chunk = json.loads(data)
         if chunk.get("error"):
-            raise _Failure(f"broke off ({one_line(ValueError(chunk['error']))[:120]})")
+            raise _Failure(f"broke off ({_said(chunk)})")
         if chunk.get("usage"):
             trace.used = int(chunk["usage"].get("completion_tokens") or 0)
         for choice in chunk["choices"]:
@@ -289,7 +292,7 @@ def _parsed(data: str, trace: _Trace, k: int) -> Iterator[_Token]:
                 trace.finish = _finish(choice)
             if k and text and rows is None:
                 raise _Failure("sends no log-probs: start it with them (vLLM: --max-logprobs 20) or ask for none")
-            tokens = [_Token("", row, True) for row in rows or []] or ([_Token("", [], False)] if text else [])
+            tokens = [_Token("", row) for row in rows or []] or ([_Token("", [])] if text else [])
             tokens[:1] = [tokens[0]._replace(text=text)] if tokens else []
             trace.sent += len(tokens)
             yield from tokens
