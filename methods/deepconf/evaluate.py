@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +13,9 @@ from methods.deepconf.online import MODES, Policy, replay
 from methods.deepconf.tasks import GROUND, ON_GROUND
 from tycho.adapter import Run
 from tycho.engines.local import Local
+from tycho.errors import TychoError
+
+log = logging.getLogger("tycho")
 
 
 def policy(config) -> Policy:
@@ -19,6 +24,11 @@ def policy(config) -> Policy:
 
 def evaluate(run: Run) -> None:
     config = run.config
+    if not config.warmup < config.budget <= config.pool:
+        raise TychoError(
+            f"warmup {config.warmup} < budget {config.budget} <= pool {config.pool} does not hold: a rule needs traces "
+            "behind its warm-up, and no more than there are"
+        )
     problem, engine = pools.problem(run), pools.engine(run)
     settings = pools.settings(config, problem.stop)
     prompts = problem.items["prompt"].tolist()
@@ -40,7 +50,15 @@ def evaluate(run: Run) -> None:
     run.count(generated_tokens=sum(one.tokens for one in made))
     failed = [one.error for one in made if one.finish == "error"]
     run.metric("failed_traces", len(failed))
-    pool = pools.pool(problem, made, config.k)
+    whole = pools.pool(problem, made, config.k)
+    pool = pools.usable(whole, config.warmup)
+    if not len(pool.codes):
+        why = failed[0] if failed else "no trace came with log-probs: ask the engine for them"
+        raise TychoError(f"no question has traces enough for a warm-up of {config.warmup}: {why}")
+    left_out = len(whole.codes) - len(pool.codes)
+    run.metric("questions_left_out", left_out)
+    if left_out:
+        log.warning("%s: %d questions are left out, too few of their traces came with log-probs", run.key, left_out)
     frame = rules.samples(
         pool,
         budget=config.budget,
@@ -57,7 +75,12 @@ def evaluate(run: Run) -> None:
         run.metric("ballots", value, variant=variant, setting=where)
     frame = frame.drop(columns="ballots")
     if config.live:
-        frame = pd.concat([frame, live(run, engine, pool, settings, noise)], ignore_index=True)
+        try:
+            told = live(run, engine, pool, settings, noise)
+        except TychoError as error:  # a server that has died since: what was collected is worth more than this check
+            log.warning("%s: the live run is left out: %s", run.key, error)
+        else:  # a handful of questions is no row of the common ground
+            frame = frame if run.key.task in GROUND else pd.concat([frame, told], ignore_index=True)
     run.samples(frame)
     for name, values in rules.auc(pool, config.window).items():
         if len(values):
@@ -65,7 +88,7 @@ def evaluate(run: Run) -> None:
     run.metric("answered", float((pool.codes >= 0).mean()))
     run.table("confidences", curves(pool, config))
     if config.keep_traces:
-        traces = pool.traces()  # `tycho deepconf` reads this file
+        traces = whole.traces()  # `tycho deepconf` reads this file
         run.table("pool", traces.frame.assign(confidences=list(traces.confidences)))
 
 

@@ -133,19 +133,27 @@ def _run(engine: Engine, lives: list[Live], count: int, settings: Settings, poli
         if made.finish == "error":
             live.problems.append(made.error)
         stopped = int(stops[row]) if made.finish == "abort" else 0
+        known = np.array(heard[row])
+        if np.isnan(known).any():  # from there on nothing is known: never stopped, and no ballot by confidence
+            live.problems.append("a token came without log-probs: its trace votes in the plain majority only")
+            known = known[: np.isnan(known).argmax()]
         live.completions.append(made)
-        live.confidences.append(np.array(heard[row]))
+        live.confidences.append(known)
         live.lowest.append(float("nan") if made.finish == "error" else float(rule.lowest[row]))
         # A trace whose last token both ends it and falls below the bar has been stopped: it does not vote.
         live.stops.append(stopped or int(stops[row]))
 
 
 def confidence_of(top_logprobs: Any, k: int) -> Floats:
-    """C [b] of log-probs [b, K] of which a server may have sent fewer (NaN)."""
+    """C [b] of log-probs [b, K] of which a server may have sent fewer (NaN); NaN where it sent none."""
     rows = np.asarray(top_logprobs)
-    if not np.isnan(rows).any():
+    known = np.isfinite(rows)
+    if known.all():
         return np.asarray(token_confidence(rows, k), dtype=np.float64)
-    return np.array([float(token_confidence(row[~np.isnan(row)], k)) for row in rows], dtype=np.float64)
+    found = [
+        float(token_confidence(row[own], k)) if own.any() else np.nan for row, own in zip(rows, known, strict=True)
+    ]
+    return np.array(found, dtype=np.float64)
 
 
 def _arrays(

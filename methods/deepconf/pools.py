@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Pool:
     spelled: list[list[str]]
     right: list[np.ndarray]
     texts: list[str]
+    answers: list[str | None]
 
     def question(self, place: int) -> tuple[Ragged, np.ndarray]:
         """A question's confidences and codes."""
@@ -58,7 +59,7 @@ class Pool:
             {
                 "question": items["item"].to_numpy(),
                 "text": self.texts,
-                "answer": [self.problem.find(text) for text in self.texts],
+                "answer": self.answers,
                 "target": items["target"].to_numpy(),
                 "tokens": self.confidences.lengths,
             }
@@ -190,15 +191,42 @@ def settings(config: Any, stop: tuple[str, ...]) -> Settings:
 
 
 def pool(problem: Problem, made: Sequence[Completion], k: int) -> Pool:
-    """What is kept of the completions, `size` a question in the items' order."""
+    """What is kept of the completions, `size` a question in the items' order.
+
+    A trace that failed has neither answer nor confidences; one with a token of which no log-prob is known has no
+    confidences, and votes in the plain majority only.
+    """
     size = len(made) // len(problem.items)
-    rows: list[Floats] = [confidence_of(one.top_logprobs, k) if one.tokens else np.zeros(0) for one in made]
-    targets = problem.items["target"].tolist()
+    rows: list[Floats] = [np.zeros(0)] * len(made)
+    for place, one in enumerate(made):
+        if one.tokens and one.finish != "error" and not np.isnan(row := confidence_of(one.top_logprobs, k)).any():
+            rows[place] = row
+    answers = [None if one.finish == "error" else problem.find(one.text) for one in made]
     found, spelled, right = [], [], []
-    for place, target in enumerate(targets):
-        texts = [one.text for one in made[place * size : (place + 1) * size]]
-        own, words = codes(map(problem.find, texts), problem.key)
+    for place, target in enumerate(problem.items["target"].tolist()):
+        own, words = codes(answers[place * size : (place + 1) * size], problem.key)
         found.append(own)
         spelled.append(words)
         right.append(np.array([problem.right(word, target) for word in words], dtype=bool))
-    return Pool(problem, size, Ragged.of(rows), np.stack(found), spelled, right, [one.text for one in made])
+    texts = [one.text for one in made]
+    return Pool(problem, size, Ragged.of(rows), np.stack(found), spelled, right, texts, answers)
+
+
+def usable(pool: Pool, warmup: int) -> Pool:
+    """The questions with fewer silent traces (without confidences) than a warm-up has, so that every order has a bar:
+    what a server could not answer is left out, and what it has answered is kept."""
+    silent = (pool.confidences.lengths.reshape(-1, pool.size) == 0).sum(axis=1)
+    keep = np.flatnonzero(silent < warmup)
+    if len(keep) == len(silent):
+        return pool
+    rows = (keep[:, None] * pool.size + np.arange(pool.size)).ravel()
+    return Pool(
+        replace(pool.problem, items=pool.problem.items.iloc[keep].reset_index(drop=True)),
+        pool.size,
+        pool.confidences.take(rows),
+        pool.codes[keep],
+        [pool.spelled[place] for place in keep],
+        [pool.right[place] for place in keep],
+        [pool.texts[row] for row in rows],
+        [pool.answers[row] for row in rows],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from methods.deepconf.answers import canonical, finder
@@ -36,6 +37,7 @@ class Served:
         best, text = -1.0, next((made.text for made in live.completions if made.finish != "error"), "")
         for made, sure, stop in zip(live.completions, live.lowest, live.stops, strict=True):
             found = None if stop or made.finish == "error" else self.find(made.text)
+            sure = 0.0 if math.isnan(sure) else sure
             if found and canonical(found) == wanted and sure > best:
                 best, text = sure, made.text
         return Completion(text, live.tokens, live.sequential_tokens, live.tokens, self._flops(live))

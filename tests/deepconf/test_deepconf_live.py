@@ -90,6 +90,8 @@ def test_no_answer_at_all(engine):
 def test_fewer_log_probs_than_asked_for():
     rows = np.array([[-1.0, -2.0, -3.0], [-1.0, -4.0, np.nan]])
     assert confidence_of(rows, 3).tolist() == [2.0, 2.5]
+    rows = np.array([[-1.0, -2.0, -3.0], [np.nan] * 3, [-1.0, -3.0, -np.inf]])
+    assert np.array_equal(confidence_of(rows, 3), [2.0, np.nan, 2.0], equal_nan=True)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +110,21 @@ def test_failed_traces_cost_themselves_only(faulty):
     assert all(made.tokens == 2 for made in dead.completions)  # what was collected is kept
 
 
+@pytest.mark.parametrize("mode", ["hole", "nan"])
+def test_a_trace_with_a_token_without_log_probs_has_no_ballot_by_confidence(faulty, mode):
+    engine = Server(faulty.url, "small", tries=2, pause=0.01, patience=1.0)
+    policy = Policy(warmup=3, window=2, tau=None, fallback=True)
+    good, live = think(engine, ["good", mode], 5, Settings(most=16), policy, last, k=3)
+    assert good.answer == live.answer == "three" and good.ballots == 5
+    assert np.isnan(live.lowest).all() and [len(row) for row in live.confidences] == [1] * 3
+    assert len(live.problems) == 4 and "a token came without log-probs" in live.problems[0]
+    assert disagreement(live, policy) == 0
+
+
 @pytest.mark.parametrize(
     ("mode", "says"),
     [("500", "answered 500"), ("429", "answered 429"), ("garbage", "no completion"), ("nothing", "cannot be reached"),
-     ("nologprobs", "no log-probs")],
+     ("nologprobs", "no log-probs"), ("empty", "an empty answer"), ("error", "EngineCore encountered")],
 )  # fmt: skip
 def test_a_server_that_never_answers_is_one_line(faulty, mode, says):
     engine = Server(faulty.url, "small", tries=2, pause=0.01, patience=1.0)

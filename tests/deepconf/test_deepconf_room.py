@@ -289,7 +289,54 @@ def test_it_is_an_lm_eval_model(tmp_path):
         serve.load(str(tmp_path / "model"), mode="lo")
 
 
-def test_scale_paper_scaled_down_runs_against_a_server(tmp_path):
+def test_a_pool_keeps_what_a_server_answered():
+    """Failed traces have neither answer nor confidence; a question with too few others is left out, and still written."""
+    items = make_items(["a", "b", "c"], ["1", "2", "3"])
+    problem = pools.Problem(items, lambda text: text or None, None, str.__eq__)
+    tops = np.array([[-0.1, -2.0], [-0.2, -3.0]])
+    holed = np.array([[-0.1, -2.0], [np.nan, np.nan]])
+    good = [Completion(str(n), 2, "eos", (), tops) for n in (1, 2, 3)]
+    made = [
+        good[0], good[0], Completion("1", 2, "eos", (), holed), good[0],
+        good[1], *[Completion("2", 2, "error", (), tops, "gone")] * 3,
+        *[good[2]] * 4,
+    ]  # fmt: skip
+    whole = pools.pool(problem, made, 2)
+    assert whole.confidences.lengths.tolist() == [2, 2, 0, 2] + [2, 0, 0, 0] + [2] * 4
+    assert whole.codes.tolist() == [[0] * 4, [0, -1, -1, -1], [0] * 4]
+    found = pools.usable(whole, 2)
+    assert found.problem.items["item"].tolist() == items["item"].tolist()[::2] and found.codes.tolist() == [[0] * 4] * 2
+    assert found.confidences.lengths.tolist() == [2, 2, 0, 2] + [2] * 4 and found.texts == ["1"] * 4 + ["3"] * 4
+    frame = rules.samples(
+        found, budget=4, resamples=6, policy=Policy(warmup=2, window=1), windows=[], rng=np.random.default_rng(0)
+    )
+    assert (frame[frame.variant == "majority"].score == 1).all()
+    assert pools.usable(found, 2) is found and not len(pools.usable(whole, 0).codes)
+    assert whole.traces().frame["answer"].isna().tolist() == [False] * 5 + [True] * 3 + [False] * 4
+
+
+def test_claims_find_their_arms_at_scale_standard():
+    from reports.claims import arms_named, load_claims
+    from tycho.config import load_settings
+    from tycho.jobs import plan
+
+    planned = {(key.arm, key.task) for key in plan(load_settings({"scale": "standard", "only": ["deepconf"]})).jobs}
+    for claim in load_claims(ROOT / "methods/deepconf/claims.yaml"):
+        assert arms_named(claim) <= planned, claim.id
+
+
+def test_a_budget_that_does_not_fit_is_said_before_anything_is_sampled():
+    from types import SimpleNamespace
+
+    from methods.deepconf.evaluate import evaluate
+
+    for warmup, budget, pool in ((16, 16, 32), (4, 20, 16)):
+        config = SimpleNamespace(warmup=warmup, budget=budget, pool=pool)
+        with pytest.raises(TychoError, match=f"warmup {warmup} < budget {budget} <= pool {pool} does not hold"):
+            evaluate(SimpleNamespace(config=config))
+
+
+def test_scale_paper_scaled_down_runs_against_a_server(tmp_path, caplog):
     """The published sets' path: questions of a file, a chat server, pool, rules and the live run, failures counted."""
     import sys
 
@@ -320,7 +367,8 @@ def test_scale_paper_scaled_down_runs_against_a_server(tmp_path):
             assert run_process(planned, process) == {}
     view = next(planned.view(key) for key in planned.jobs if key.arm == "qwen3_8b")
     samples = view.record("samples").query("variant == 'majority' and setting == ''")
-    assert samples.score.tolist() == [1, 1, 1, 0] and samples.generated_tokens.tolist()[:3] == [24] * 3
+    assert samples.score.tolist() == [1, 1, 1] and samples.generated_tokens.tolist() == [24] * 3
     metrics = view.record("metrics").set_index("name").value
     assert metrics["failed_traces"] == 8 and metrics["stops_unlike_replay"] == 0
+    assert metrics["questions_left_out"] == 1 and "1 questions are left out" in caplog.text
     assert len(read_traces(view.folder / "evaluate/tables/pool.parquet", "last_line", warmup=3).frame) == 32
