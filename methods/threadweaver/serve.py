@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from methods.threadweaver.engine import Engine, Watch
     from methods.threadweaver.own import Subwords
     from methods.threadweaver.words import Words
+
+log = logging.getLogger("tycho")
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Remote:
     """The state machine over any of `tycho.engines`' back ends, as a `Complete`.
 
     Tokens are those the engine generated: text that the machine puts in is prefilled and has no count here. FLOPs are
-    not known (0).
+    not known (0). A request that fails ends its own trajectory; raises TychoError where nothing at all was written.
     """
 
     engine: Any
@@ -101,10 +104,24 @@ class Remote:
 
     def __call__(self, prompts: list[str], options: Options) -> list[Completion]:
         from tycho.engines import Settings
+        from tycho.errors import TychoError
 
-        settings = Settings(options.max_gen_toks, options.temperature, options.top_k, options.top_p)
-        ask = self.engine.asked(settings)
+        errors: list[str] = []
+
+        def ask(contexts: Sequence[str], *, stop: str) -> Sequence[Reply]:
+            # Not the engine's `complete`: where all requests of a round fail it raises, and what others wrote is lost.
+            settings = Settings(options.max_gen_toks, options.temperature, options.top_k, options.top_p, (stop,))
+            with self.engine.stream(contexts, settings) as stream:
+                for _ in stream:
+                    pass
+            errors.extend(made.error for made in stream.completions if made.finish == "error")
+            return stream.completions
+
         self.rollouts = weave([p for p in prompts for _ in range(options.n)], ask, closing=self.closing)
+        if errors and not any(rollout.generated_tokens for rollout in self.rollouts):
+            raise TychoError(errors[0])
+        if errors:
+            log.warning("%d requests failed and ended their trajectories, the first: %s", len(errors), errors[0])
         found = []
         for rollout in self.rollouts:
             text = rollout.text

@@ -7,12 +7,13 @@ import threading
 from collections import Counter
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import soup
 
 from methods.deepconf.answers import boxed
-from methods.threadweaver.annotate import run, served
+from methods.threadweaver.annotate import main, run, served
 from methods.threadweaver.annotation import (
     Cut,
     Trajectory,
@@ -217,3 +218,16 @@ def test_a_server_annotates_too(tmp_path) -> None:
     finally:
         server.shutdown()
     assert len(found.kept) == 1 and not found.left_out
+
+
+def test_a_server_that_is_gone_is_one_line_and_what_was_kept_stays(tmp_path, capsys) -> None:
+    rows = [{"prompt": f"p{n}", "response": SOURCE.response, "answer": "720"} for n in range(2)]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(rows[:1], out, Annotator(), least_saved=20, batch=1)
+    kept = out.read_text()
+    with pytest.raises(typer.Exit) as ended:
+        main(source, out, "http://127.0.0.1:9", "big", 20, 10, 1)
+    error = capsys.readouterr().err
+    assert ended.value.exit_code == 1 and "cannot be reached" in error and error.count("\n") == 1
+    assert kept and out.read_text() == kept and (tmp_path / "out.jsonl.done").read_text() == "1"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,9 @@ from methods.threadweaver.engine import Engine, Watch
 from methods.threadweaver.format import check
 from methods.threadweaver.metrics import critical_path
 from methods.threadweaver.orchestrator import Completion, weave
-from methods.threadweaver.serve import Weaver, delay, discarded
+from methods.threadweaver.serve import Remote, Weaver, delay, discarded, load
 from methods.threadweaver.words import Words
+from tycho.engines.server import Server
 from tycho.errors import TychoError
 from tycho.harness import Options
 from tycho.lm import small
@@ -144,8 +148,6 @@ def test_thrown_away_attempts_cost_tokens_and_time() -> None:
 
 
 def test_served_as_completions_in_the_order_of_the_prompts(tmp_path) -> None:
-    from methods.threadweaver.serve import load
-
     small.save(
         small.build(WORDS.vocabulary, layers=1, width=16, heads=2, context=160), WORDS.vocabulary.tokenizer(), tmp_path
     )
@@ -162,3 +164,58 @@ def test_served_as_completions_in_the_order_of_the_prompts(tmp_path) -> None:
     small.save(small.build(words, layers=1, width=8, heads=1), words.tokenizer(), tmp_path / "other")
     with pytest.raises(TychoError, match="no <Thread>"):
         load(str(tmp_path / "other"))
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+    from faulty import Faulty
+
+    with Faulty() as server:
+        yield server
+
+
+def remote(url: str) -> Remote:
+    return Remote(Server(url, "small", tries=2, pause=0.01, patience=0.5))
+
+
+def test_over_a_server_as_an_lm_eval_model(faulty) -> None:
+    found = load(faulty.url, model="small")(["plain 1", "plain 2"], Options(temperature=1.0, n=2, until=(" two",)))
+    assert [completion.text for completion in found] == ["one"] * 4
+    assert all(completion.generated_tokens == completion.sequential_tokens == 4 for completion in found)
+    body = faulty.bodies[-1]
+    assert body["stop"] == ["</Outlines>"] and body["temperature"] == 1.0 and "seed" not in body
+
+
+def test_a_request_that_fails_ends_its_own_trajectory_only(faulty, caplog) -> None:
+    """In the first round two of three fail; in the second the only request that is left does: the others stay."""
+    model = remote(faulty.url)
+    found = model(["dies", "500", "plain"], Options())
+    assert [completion.text for completion in found] == ["one two", "", "one two three"]
+    assert [rollout.ended for rollout in model.rollouts] == ["error", "error", "eos"]
+    assert "2 requests failed" in caplog.text and "broke off in the middle" in caplog.text
+
+    class Breaks(Server):
+        """Stops at a plan, then is gone."""
+
+        def body(self, prompt, settings):
+            mode = "good" if settings.stop == ("</Outlines>",) and not prompt.endswith("</Outlines>") else "500"
+            return super().body(
+                f"{prompt.split()[0]} x" if prompt.startswith("plain") else f"{mode} {prompt}", settings
+            )
+
+    model = Remote(Breaks(faulty.url, "small", tries=1, patience=0.5))
+    plain, broken = model(["plain", "go on"], Options())
+    assert plain.text == "one two three" and broken.text == "one two three</Outlines>" and broken.generated_tokens == 4
+    assert [rollout.ended for rollout in model.rollouts] == ["eos", "error"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [("500", "answered 500"), ("429", "answered 429"), ("garbage", "no completion"), ("nothing", "cannot be reached"),
+     ("empty", "an empty answer")],
+)  # fmt: skip
+def test_a_server_that_answers_nothing_of_use_is_one_line(faulty, mode: str, says: str) -> None:
+    with pytest.raises(TychoError, match=says) as found:
+        remote(faulty.url)([mode, mode], Options())
+    assert "\n" not in str(found.value)
