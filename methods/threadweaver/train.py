@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from methods.threadweaver import grpo, packing
 from methods.threadweaver.metrics import critical_path
@@ -26,6 +27,9 @@ from tycho.harness import Options
 from tycho.lm import small
 from tycho.lm.flops import training_flops
 from tycho.lm.training import Recipe, Trainer
+
+LONG = 4096  # tokens of a row from which on its mask stays an interval a token
+TILED = "tree"
 
 
 def train(run: Run) -> None:
@@ -118,11 +122,29 @@ def likelihood(model: nn.Module, rows: Packed) -> Tensor:
 
 
 def logits(model: nn.Module, rows: Packed) -> Tensor:
-    """Next-token logits [B, N, V] of trees [B, N] under their own mask and positions."""
+    """Next-token logits [B, N, V] of trees [B, N] under their own mask and positions. Long rows have no mask of N x N."""
     rows = on(rows, model)
+    if rows.tokens.shape[-1] >= LONG:
+        model.set_attn_implementation(TILED)
+        found = model(input_ids=rows.tokens, position_ids=rows.position, last=rows.last, use_cache=False).logits
+        model.set_attn_implementation("sdpa")
+        return found
     seen = packing.ancestor_mask(rows.last)[:, None]
     mask = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, torch.finfo(torch.float32).min)
     return model(input_ids=rows.tokens, attention_mask=mask, position_ids=rows.position, use_cache=False).logits
+
+
+def tiled(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, *, last: Tensor, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention of transformers' models, [B, H, N, D] to [B, N, H, D], by `packing.tree_attention`, row by row."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    rows = [packing.tree_attention(*row) for row in zip(query, key, value, last, strict=True)]
+    return torch.stack(rows).transpose(1, 2), None
+
+
+AttentionInterface.register(TILED, tiled)
 
 
 def on(rows: Packed, model: nn.Module) -> Packed:

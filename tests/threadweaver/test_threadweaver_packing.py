@@ -263,6 +263,35 @@ def test_attention_by_intervals_is_attention_under_the_mask(made, rows: int) -> 
         assert torch.allclose(mine, theirs, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_training_on_long_rows_makes_no_mask_of_n_by_n(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same logits and gradients as under the dense mask; of the mask only tiles are made."""
+    from methods.threadweaver import packing, train
+
+    net = MODELS[kind, "sdpa"]
+    rows = batch([pack(made_units("?", render_block(["a"] * n, ["12"] * n) + "c" * n)) for n in (2, 4)])
+
+    def taken() -> tuple[Tensor, list[Tensor]]:
+        net.zero_grad()
+        found = train.logits(net, rows)
+        loss(found, rows).backward()
+        return found.detach(), [weight.grad.clone() for weight in net.parameters() if weight.grad is not None]
+
+    dense, gradients = taken()
+    whole = packing.ancestor_mask
+
+    def tile(last: Tensor, *where) -> Tensor:
+        assert where, "the whole mask was asked for"
+        return whole(last, *where)
+
+    monkeypatch.setattr(train, "LONG", 1)
+    monkeypatch.setattr(packing, "ancestor_mask", tile)
+    tiled, theirs = taken()
+    assert torch.allclose(tiled, dense, atol=1e-4) and net.config._attn_implementation == "sdpa"
+    for mine, other in zip(theirs, gradients, strict=True):
+        assert torch.allclose(mine, other, atol=1e-4)
+
+
 def test_flex_attention_takes_the_same_mask() -> None:
     from torch.nn.attention.flex_attention import create_mask
 
