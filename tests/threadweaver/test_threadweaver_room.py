@@ -15,6 +15,10 @@ from methods.threadweaver.orchestrator import Completion, Rollout, weave
 from methods.threadweaver.serve import delay, discarded
 from methods.threadweaver.synthesise import timeline
 from methods.threadweaver.train import span, tree
+from reports.claims import arms_named, load_claims
+from tycho.config import load_settings
+from tycho.jobs import plan
+from tycho.sources import ROOT
 
 
 def traces(rollout: Rollout) -> pd.DataFrame:
@@ -88,6 +92,12 @@ def test_estimands_pair_items_and_read_the_format() -> None:
     assert estimands.well_formed(records, arm="parallel", **of).value.tolist() == [1.0, 0.0, 1.0]
     assert estimands.forked(records, arm="sequential_more", **of).value.tolist() == [0.0, 0.0]
     assert ratios.value.mean() > (60 + 50) / (40 + 50)  # the mean of ratios lies above the ratio of means
+
+
+def test_claims_find_their_arms_at_scale_standard() -> None:
+    planned = {(key.arm, key.task) for key in plan(load_settings({"scale": "standard", "only": ["threadweaver"]})).jobs}
+    for claim in load_claims(ROOT / "methods/threadweaver/claims.yaml"):
+        assert arms_named(claim) <= planned, claim.id
 
 
 def test_the_knobs_of_given_trajectories_reach_the_trees() -> None:
