@@ -119,19 +119,25 @@ def _reinforce(run: Run) -> None:
         validate_every=config.validate_every,
         seed=run.seed("dropout"),
     )
+    score = None  # of the last validation; a run killed behind its last checkpoint has no step left to take one
     if restored := run.restore():
         trainer.restore(restored[1]["trainer"])
         learner.restore(restored[1]["learner"])
+        score = restored[1]["score"]
     for point in run.progress(trainer, "rl", total=config.steps, start=trainer.step):
         if (point.step - 1) % config.mu == 0:
             run.log(point.step, reward=learner.rewards[-1], loss=point.loss, gradient_norm=point.norm)
         if point.score is not None:
-            run.log(point.step, validation_reward=point.score)
+            score = point.score
+            run.log(point.step, validation_reward=score)
         if point.step % config.mu == 0:  # the next step samples anew, so no rollout need be kept
-            run.checkpoint(point.step, lambda: {"trainer": trainer.state(), "learner": learner.state()})
+            state = {"score": score}
+            run.checkpoint(
+                point.step, lambda state=state: {"trainer": trainer.state(), "learner": learner.state(), **state}
+            )
     last = max(1, len(learner.rewards) // 4)
     run.metric("train_reward", float(np.mean(learner.rewards[-last:])))
-    run.metric("final_validation_reward", point.score)
+    run.metric("final_validation_reward", score)
     run.metric("chosen_step", trainer.keep_best())
     run.count(flops=learner.flops())
     if config.lora_rank:
