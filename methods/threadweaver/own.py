@@ -95,11 +95,15 @@ class Own:
         return Subwords(tokenizer)
 
     def base(self, seed: int) -> nn.Module:
+        import torch
         from transformers import AutoModelForCausalLM
 
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.config.model, revision=self.config.revision or None, attn_implementation="sdpa"
+                self.config.model,
+                revision=self.config.revision or None,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
             )
         except (OSError, ValueError) as error:
             raise TychoError(f"no language model at {self.config.model}: {one_line(error)}") from error

@@ -23,6 +23,7 @@ from methods.threadweaver.selftrain import keep
 from methods.threadweaver.serve import Weaver
 from methods.threadweaver.words import Words
 from tycho.adapter import Run
+from tycho.errors import TychoError
 from tycho.harness import Options
 from tycho.lm import small
 from tycho.lm.flops import training_flops
@@ -86,7 +87,18 @@ def train(run: Run) -> None:
 def _start(run: Run, task: Any) -> nn.Module:
     model = small.load(run.inputs["start"].model)[0] if run.config.start else task.base(run.seed("init"))
     model.set_attn_implementation("sdpa")  # under a tree's mask it takes an eighth less time than "eager"
+    if run.device == "cuda":
+        must_fit(sum(p.numel() for p in model.parameters()), torch.cuda.get_device_properties(0).total_memory)
     return model
+
+
+def must_fit(parameters: int, memory: int) -> None:
+    """Raises TychoError where float32 weights, gradients and AdamW's two moments alone exceed a GPU's memory (bytes)."""
+    if 16 * parameters > memory:
+        raise TychoError(
+            f"{parameters / 1e9:.1f} billion parameters need {16 * parameters / 1e9:.0f} GB for weights, gradients and"
+            f" moments, this GPU has {memory / 1e9:.0f}: nothing is sharded here (docs/paper-scale.md); name a smaller `model`"
+        )
 
 
 # --- on given trajectories -------------------------------------------------------------------------------------------
@@ -178,10 +190,10 @@ def own_rollouts(run: Run, task: Any, model: nn.Module, counted: dict[str, float
     rollouts = weaver.roll([prompt for prompt, _ in asked], Options(temperature=1.0, seed=run.seed("self")))
     right = [task.right(task.answer(r.text), target) for r, (_, target) in zip(rollouts, asked, strict=True)]
     found = keep([rollout.text for rollout in rollouts], right, **RULES)
-    for name, count in found.counts.items():
-        run.metric("rollouts", count, variant=name)
-    for code, count in found.problems.items():
-        run.metric("problems_of_format", count, variant=code)
+    for name, amount in found.counts.items():
+        run.metric("rollouts", amount, variant=name)
+    for code, amount in found.problems.items():
+        run.metric("problems_of_format", amount, variant=code)
     trees = [tree(r, task.words) for r, kept in zip(rollouts, found.mask, strict=True) if kept]
     if not trees:
         return None

@@ -67,7 +67,7 @@ def threadweaver(folder: Path) -> Change:
         "validation_items": 2, "validate_every": 1, "test_items": 1, "log_every": 1,
         "sets": {name: {"questions": file, "samples": 1} for name in sets},
     }  # fmt: skip
-    return {"config": config, "arms": ["parallel", "sequential_rl"]}
+    return {"config": config}
 
 
 def cogs(folder: Path) -> Change:
@@ -96,12 +96,12 @@ def path_not_taken(folder: Path) -> Change:
 COPIES: dict[str, Callable[[Path], Change]] = {
     f.__name__: f for f in (coconut, token_assorted, spg, threadweaver, cogs, path_not_taken)
 }
-# Copies of some arms; the others start from these, or differ in what they compare.
-SOME = {"path_not_taken", "threadweaver"}
+SOME = {"path_not_taken"}  # a copy of one arm; the others differ in what they compare
 KILLED = {
     "coconut": ["coconut"],
     "token_assorted": ["latent"],
-    "threadweaver": ["parallel", "sequential_rl"],
+    "spg": ["spg_mix"],
+    "threadweaver": ["parallel", "p_grpo"],
 }
 
 

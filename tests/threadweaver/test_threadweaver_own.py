@@ -11,6 +11,7 @@ import torch
 from methods.threadweaver.format import render_block
 from methods.threadweaver.method import ThreadWeaverConfig
 from methods.threadweaver.own import SPECIAL, Own, Subwords, add_tags, read_rows
+from methods.threadweaver.train import must_fit
 from tycho.config import load_settings, method_plan
 from tycho.errors import TychoError
 from tycho.jobs import plan
@@ -130,3 +131,9 @@ def test_the_paper_scale_has_the_published_numbers() -> None:
     assert config.temperature == 1.0 and config.closing == "orchestrator" and config.loss == "hybrid"
     samples = {name: one.samples for name, one in config.sets.items()}
     assert samples == {"aime24": 32, "aime25": 32, "amc23": 8, "math500": 1, "minerva": 4, "olympiad": 8}
+
+
+def test_what_does_not_fit_a_gpu_says_so() -> None:
+    must_fit(1_000_000_000, 80_000_000_000)
+    with pytest.raises(TychoError, match=r"8.2 billion parameters need 131 GB .* this GPU has 80"):
+        must_fit(8_190_735_360, 80_000_000_000)
