@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tycho.errors import TychoError
 from tycho.lm import small
@@ -138,3 +138,11 @@ def test_mistakes_are_named(tmp_path):
         small.build(WORDS, family="gpt")
     with pytest.raises(TychoError, match="no language model at"):
         small.load(tmp_path / "nothing")
+
+
+def test_a_bfloat16_checkpoint_is_trained_in_float32(tmp_path):
+    plain = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1)).bfloat16()
+    plain.save_pretrained(tmp_path)
+    WORDS.tokenizer().save_pretrained(tmp_path)
+    model, _ = small.load(tmp_path)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -81,13 +81,19 @@ def save(model: nn.Module, tokenizer: Any, folder: Path) -> None:
 
 
 def load(source: str | Path, *, device: str = "cpu", revision: str | None = None) -> tuple[nn.Module, Any]:
-    """(model, tokenizer) of a folder or of the hub (pinned by `revision`). Factored embeddings are factored again."""
+    """(model, tokenizer) of a folder or of the hub (pinned by `revision`). Factored embeddings are factored again.
+
+    Weights are float32 whatever the checkpoint holds: in bfloat16 a small step would leave the larger ones where they are.
+    """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=torch.float32, attn_implementation="eager"
+        )
     except (OSError, ValueError) as error:
         raise TychoError(f"no language model at {source}: {one_line(error)}") from error
     factors = getattr(model.config, "factored", None)
