@@ -76,7 +76,9 @@ def _run_missing(plan: Plan, job: Job) -> list[str]:
         _keep_status(folder, status)
         try:
             gpus = Path(settings.results) / ".gpus"
-            with slot(settings.device, gpus) as device, _settled(settings.threads, job, stage):
+            # A job that asks the scheduler for a GPU must see one; one that does not ask (at scale `paper` too) needs none.
+            asks = settings.device == "auto" and plan.plans[job.key.method].gpus
+            with slot("cuda" if asks else settings.device, gpus) as device, _settled(settings.threads, job, stage):
                 _run_stage(plan, job, stage, device)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full

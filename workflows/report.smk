@@ -78,7 +78,7 @@ onsuccess:
 
 onerror:
     # What did run is reported all the same; the claims of what did not say why.
-    shell("python -m reports all || true")
     shell(
-        "python -m tycho sync --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
+        "if [ -d {FOLDER:q}/jobs ]; then python -m reports all || true;"
+        " python -m tycho sync --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true; fi"
     )

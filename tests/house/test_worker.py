@@ -228,3 +228,17 @@ def test_small_numbers_are_back_after_a_stage(toys, tmp_path):
     """Denormals count as zero while a training runs, and only then."""
     run_all(planned(tmp_path))
     assert sys.float_info.min / 2 > 0
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, None)])
+def test_who_asks_for_a_gpu_must_see_one_and_others_need_none(toys, tmp_path, monkeypatch, gpus, device):
+    """Scale `paper` has jobs of both kinds: nodes of the latter have no GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # as SLURM sets it where none was asked for
+    change = {"seeds": 1, "arms": ["steep"], "gpus": gpus}
+    given = {"scale": "smoke", "device": "auto", "results": str(tmp_path), "only": ["toy"], "methods": {"toy": change}}
+    found = plan(load_settings(given))
+    failures = run_all(found)
+    if device:
+        assert failures == {} and set(found.view(STEEP).record("costs").device) == {device}
+    else:
+        assert "no GPU is visible" in failures[str(STEEP)]
