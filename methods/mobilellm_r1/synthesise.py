@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -53,6 +54,11 @@ def interval(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
     return mean, mean - math.sqrt(half), mean + math.sqrt(half)
 
 
+def _readable(field: str, most: float) -> Any:
+    """The colour of a number on a cell of a heat map from -most to most, in the page's light and dark dress alike."""
+    return alt.when(f"abs(datum.{field}) > {0.55 * most}").then(alt.value("white")).otherwise(alt.value("#222222"))
+
+
 def _influence(run: Run, views: list[JobView]) -> None:
     frame = pd.concat([view.table("influence") for view in views])
     frame = frame.groupby(["corpus", "capability"], as_index=False).influence.mean()
@@ -63,7 +69,9 @@ def _influence(run: Run, views: list[JobView]) -> None:
     )
     scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0)
     heat = base.mark_rect().encode(color=alt.Color("influence:Q", title="influence", scale=scale))
-    text = base.mark_text(fontSize=11).encode(text=alt.Text("influence:Q", format="+.2f"))
+    text = base.mark_text(fontSize=11).encode(
+        text=alt.Text("influence:Q", format="+.2f"), color=_readable("influence", most)
+    )
     found = frame.set_index(["corpus", "capability"]).influence
     run.figure(
         "influence", alt.layer(heat, text).properties(width=260, height=170),
@@ -177,7 +185,8 @@ def _leave_one_out(run: Run, samples: pd.DataFrame) -> None:
     )
     scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0)
     heat = base.mark_rect().encode(color=alt.Color("rise:Q", title="rise of the loss", scale=scale))
-    chart = alt.layer(heat, base.mark_text(fontSize=10).encode(text="text:N")).properties(width=390, height=180)
+    numbers = base.mark_text(fontSize=10).encode(text="text:N", color=_readable("rise", most))
+    chart = alt.layer(heat, numbers).properties(width=390, height=180)
     worst = frame.loc[frame.groupby("capability").rise.idxmax()].set_index("capability")
     text = ", ".join(f"{c}: {worst.corpus[c]} ({worst.rise[c]:+.2f})" for c in CAPABILITIES)
     run.figure(
