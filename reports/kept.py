@@ -18,7 +18,8 @@ from tycho.files import read_json, write_json
 from tycho.jobs import Job, Plan, job_folder, plan
 from tycho.keys import JobKey
 
-TABLES = ("samples", "metrics", "costs", "statuses", "claims")
+KINDS = ("samples", "metrics", "costs")
+TABLES = (*KINDS, "statuses", "claims")
 # What a repository's host takes is 100 MB a file.
 MOST_BYTES = 95_000_000
 SCHEMA = 1
@@ -106,6 +107,9 @@ def _read(place: Path) -> Archive:
 def rebuild(kept: Path, results: Path) -> Path:
     """The report from kept records alone: judged again and compiled into `results`/<scale>. Returns index.html's path.
 
+    The folder can be gone on with: what was finished stays so, syntheses find their records. Weights were not kept; a job
+    that starts from another's says so.
+
     Raises:
         TychoError: `kept` holds no kept records, or `results` has this scale already.
     """
@@ -127,6 +131,7 @@ def rebuild(kept: Path, results: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(row.content)
     _restore_statuses(planned, records.read(kept / "statuses.parquet"))
+    _restore_records(planned, kept)
     verdicts, problems = judge(planned, read_collected(scale))
     records.write(scale / "claims.parquet", verdicts)
     page, more = compile_report(planned)
@@ -213,3 +218,25 @@ def _restore_statuses(planned: Plan, statuses: pd.DataFrame) -> None:
         stages = {stage: {"digest": job.digests[stage]} | origin for stage in done}
         state = {"state": row.state, "stage": row.stage, "reason": row.reason, "digest": job.digests[row.stage]}
         write_json(folder / "status.json", {"schema": 1, "stages": stages} | state)
+
+
+def _restore_records(planned: Plan, kept: Path) -> None:
+    """Every finished job's config and records where it left them; samples, which do not say their stage, in its `evaluate`."""
+    tables = {kind: dict(list(records.read(kept / f"{kind}.parquet").groupby(PARTS))) for kind in KINDS}
+    for key, job in planned.jobs.items():
+        folder = job_folder(planned.settings, key)
+        made = [stage for stage in job.stages if (folder / stage).is_dir()]
+        if not made:
+            continue
+        write_json(folder / "config.json", job.config.model_dump(mode="json"))
+        for kind in KINDS:
+            mine = tables[kind].get((key.method, key.arm, key.task, key.seed))
+            if mine is None:
+                continue
+            stages = mine["stage"] if "stage" in mine else pd.Series(_sampled(made), index=mine.index)
+            for stage, rows in mine.groupby(stages):
+                records.write(folder / stage / f"{kind}.parquet", rows.reset_index(drop=True))
+
+
+def _sampled(made: list[str]) -> str:
+    return "evaluate" if "evaluate" in made else made[0]

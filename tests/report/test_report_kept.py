@@ -13,6 +13,7 @@ from page import Page
 
 from reports import __main__ as command
 from reports import kept
+from reports.collect import collect
 from tycho import records
 from tycho.errors import TychoError
 from tycho.files import read_json, write_json
@@ -44,6 +45,20 @@ def test_the_report_is_the_same_byte_for_byte(archive, compiled, tmp_path):
     assert set(first) == set(second) and len(first) > 60
     for name, content in second.items():
         assert content.replace(str(tmp_path / "again").encode(), str(compiled).encode()) == first[name], name
+
+
+def test_a_rebuilt_folder_can_be_gone_on_with(archive, compiled, tmp_path):
+    """Collected again from the jobs' own folders, the records are those that were kept; syntheses read them there."""
+    kept.rebuild(archive, tmp_path / "again")
+    found = kept.load(archive, tmp_path / "again")
+    again, problems = collect(found)
+    assert problems == []
+    for kind in ("samples", "metrics", "costs", "statuses"):
+        pd.testing.assert_frame_equal(getattr(again, kind), records.read(compiled / "quick" / f"{kind}.parquet"))
+    key = next(
+        key for key, job in found.jobs.items() if (compiled / "quick" / "jobs" / key.path / "config.json").exists()
+    )
+    assert found.view(key).config == synthetic.planned(compiled).view(key).config
 
 
 def test_kept_twice_gives_the_same_bytes(archive, compiled, tmp_path):
