@@ -8,7 +8,11 @@ localrules:
 
 
 rule download:
+    log:
+        f"{FOLDER}/logs/download.log",
     conda:
         "../envs/tycho.yaml"
+    params:
+        scale=SETTINGS.scale,
     shell:
-        "python -m tycho download --scale {SETTINGS.scale}"
+        "python -m tycho download --scale {params.scale} 2>&1 | tee {log:q}"
