@@ -173,7 +173,7 @@ def test_killed_at_every_step_it_ends_as_if_undisturbed(room, ran, tmp_path, mon
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Bytes of all that a job left, but its timings and its config with the folder's name."""
+    """Hashes of all that a job left, but its timings and what says when and where it ran."""
     files = [
         path
         for path in sorted(folder.rglob("*"))
