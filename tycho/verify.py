@@ -95,7 +95,11 @@ def _can_run_again(there: Plan, job: Job, left_out: dict[str, str]) -> bool:
     status = read_status(folder)
     if all(is_done(folder, status, job, stage) for stage in job.stages):
         return True
-    made = {stage.get("commit", "none")[:12] for stage in status["stages"].values()}
+    made = {
+        status["stages"][stage].get("commit", "none")[:12]
+        for stage in job.stages
+        if stage in status["stages"] and not is_done(folder, status, job, stage)
+    }
     left_out[str(job.key)] = (
         f"made by other code or config (commit {', '.join(sorted(made))})" if made else f"is {status['state']}"
     )

@@ -93,7 +93,7 @@ def test_what_other_code_made_is_left_out_and_said(kept, tmp_path):
     path.write_text(json.dumps(status))
     found = verify(kept, tmp_path / "again", sample=0, only=["toy"])
     assert found.left_out == {"smoke/toy/flat/line/seed0": found.left_out["smoke/toy/flat/line/seed0"]}
-    assert "other code or config (commit abcdef012345" in found.left_out["smoke/toy/flat/line/seed0"]
+    assert "other code or config (commit abcdef012345)" in found.left_out["smoke/toy/flat/line/seed0"]
     assert found.good and "smoke/toy/flat/line/seed0" not in set(found.rows.job)
 
 
