@@ -7,11 +7,16 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tycho.jobs import Plan
+    from tycho.keys import JobKey
 
 # Before torch is imported anywhere: threads would only wait for each other. MLflow goes where a test says.
 os.environ.update(
@@ -152,3 +157,38 @@ def rooms(tmp_path: Path) -> Iterator[Rooms]:
     made = Rooms(tmp_path / "rooms")
     with rooms_found_in(made.folder):
         yield made
+
+
+@pytest.fixture
+def run_killed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[JobKey]]:
+    """Runs a plan (`checkpoint_seconds` 0) whose trainings are killed behind a checkpoint and started again: at each one,
+    or `once` a training. Returns whose trainings were killed, one key a kill."""
+
+    def run(plan: Plan, *, once: bool = False) -> list[JobKey]:
+        from tycho.adapter import Run
+        from tycho.worker import run_process
+
+        save, kills, struck = Run.checkpoint, [], set()
+
+        def checkpoint(run: Run, step: int, state: Any) -> bool:
+            saved = save(run, step, state)
+            if saved and not (once and run._work in struck):
+                struck.add(run._work)
+                kills.append(run.key)
+                raise KeyboardInterrupt
+            return saved
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "checkpoint", checkpoint)
+            for process in plan.ordered():
+                for _ in range(20 * len(process.jobs)):
+                    try:
+                        assert run_process(plan, process) == {}
+                        break
+                    except KeyboardInterrupt:
+                        continue
+                else:
+                    pytest.fail(f"{process.receipt} never ended")
+        return kills
+
+    return run

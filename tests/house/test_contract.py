@@ -133,32 +133,11 @@ def test_same_seed_gives_the_same_bytes(name, smoke_runs, tmp_path):
     assert contents(found.settings.folder) == contents(again.settings.folder)
 
 
-def test_resumed_from_a_checkpoint_gives_the_same_bytes(name, smoke_runs, tmp_path, monkeypatch):
+def test_resumed_from_a_checkpoint_gives_the_same_bytes(name, smoke_runs, tmp_path, run_killed):
     """Every training is stopped after its first checkpoint and started again."""
-    from tycho.adapter import Run
-
     found = smoke_runs(name)
     again = plan(load_settings({"scale": "smoke", "results": str(tmp_path), "only": [name], "checkpoint_seconds": 0}))
-    stopped: set[Path] = set()
-    save = Run.checkpoint
-
-    def stop_once(run, step, state):
-        saved = save(run, step, state)
-        if saved and run._work not in stopped:
-            stopped.add(run._work)
-            raise KeyboardInterrupt
-        return saved
-
-    monkeypatch.setattr(Run, "checkpoint", stop_once)
-    for process in again.ordered():
-        for _ in range(1 + 4 * len(process.jobs)):
-            try:
-                assert run_process(again, process) == {}
-                break
-            except KeyboardInterrupt:
-                continue
-        else:
-            pytest.fail(f"{process.receipt} never ended")
+    stopped = run_killed(again, once=True)
     trains = [key for key, job in again.jobs.items() if "train" in job.stages]
     curves = [found.view(key).record("metrics").query("stage == 'train'").step.nunique() for key in trains]
     assert stopped or max(curves, default=0) < 5, "training has steps and offers no checkpoint: call run.checkpoint"

@@ -15,7 +15,6 @@ import pytest
 import tiny
 import torch
 
-from tycho.adapter import Run
 from tycho.config import load_settings, merged
 from tycho.jobs import Plan, plan
 from tycho.worker import run_process
@@ -143,29 +142,11 @@ def test_a_scaled_down_copy_of_every_arm_runs(room, ran):
 
 
 @pytest.mark.parametrize("room", KILLED)
-def test_killed_at_every_step_it_ends_as_if_undisturbed(room, ran, tmp_path, monkeypatch):
+def test_killed_at_every_step_it_ends_as_if_undisturbed(room, ran, tmp_path, run_killed):
     """Each start of a training ends behind its next checkpoint, until none is left."""
     found, change = ran(room)
     again = planned(room, merged(change, {"arms": KILLED[room], "task_arms": None}), tmp_path, checkpoint_seconds=0)
-    save, kills = Run.checkpoint, []
-
-    def checkpoint(run: Run, step: int, state: Any) -> bool:
-        saved = save(run, step, state)
-        if saved:
-            kills.append(run.key)
-            raise KeyboardInterrupt
-        return saved
-
-    monkeypatch.setattr(Run, "checkpoint", checkpoint)
-    for process in again.ordered():
-        for _ in range(20):
-            try:
-                assert run_process(again, process) == {}
-                break
-            except KeyboardInterrupt:
-                continue
-        else:
-            pytest.fail(f"{process.receipt} never ended")
+    kills = run_killed(again)
     assert {key.arm for key in kills} >= set(KILLED[room])
     for key in again.jobs:
         if key in found.jobs and key.arm != "synthesis":
