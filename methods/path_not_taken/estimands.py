@@ -1,8 +1,12 @@
-"""What a claim measures where it is not simply a recorded metric: one value a weight matrix of the real model."""
+"""What a claim measures where it is not simply a recorded metric."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+
+# Tunings of all weights: their curves hold the update's norm.
+FULL = ("grpo", "reinforce", "sft_fixed", "sft_uniform", "sft_oracle", "sft_rejection")
 
 
 def overlap_low_by_tensor(records, *, arm, task, variant, setting) -> pd.DataFrame:
@@ -10,3 +14,39 @@ def overlap_low_by_tensor(records, *, arm, task, variant, setting) -> pd.DataFra
     found = records.metrics.query("arm == @arm and task == @task and variant == @variant")
     found = found[found.name == "overlap_low_by_tensor"]
     return found.rename(columns={"setting": "item"})[["seed", "item", "value"]]
+
+
+def forgetting_at_equal_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """Prior accuracy lost when |Delta|_F / |W0|_F is what the seed's shortest full tuning ends with, in every arm.
+
+    Between two evaluations it is interpolated.
+    """
+    curves = {key: _curve(mine) for key, mine in _steps(records, task, variant).groupby(["seed", "arm"])}
+    reach: dict[int, float] = {}
+    for (seed, name), curve in curves.items():
+        if name in FULL:
+            reach[seed] = min(reach.get(seed, np.inf), curve.norm.max())
+    rows = []
+    for (seed, name), curve in curves.items():
+        if name == arm and len(curve) and seed in reach:
+            kept = np.interp(reach[seed], curve.norm.cummax(), curve.prior_accuracy)
+            rows.append({"seed": seed, "value": curve.prior_accuracy.iloc[0] - kept})
+    return pd.DataFrame(rows, columns=["seed", "value"])
+
+
+def early_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """|Delta|_F / |W0|_F at the first evaluation behind the start, which is after as many steps in every arm."""
+    found = _steps(records, task, variant).query("arm == @arm and name == 'norm' and step > 0")
+    return found.sort_values("step").groupby("seed", as_index=False).first()[["seed", "value"]]
+
+
+def _steps(records, task: str, variant: str) -> pd.DataFrame:
+    found = records.metrics
+    found = found[(found.task == task) & (found.variant == variant) & found.step.notna()]
+    return found[found.name.isin(["norm", "prior_accuracy"])]
+
+
+def _curve(mine: pd.DataFrame) -> pd.DataFrame:
+    """One tuning's evaluations in order; norm and prior_accuracy, empty where it has no norm."""
+    wide = mine.pivot(index="step", columns="name", values="value").reindex(columns=["norm", "prior_accuracy"])
+    return wide.dropna().sort_index()

@@ -17,7 +17,14 @@ TUNED = {
     "sft_fixed": "fixed labels",
     "sft_uniform": "all labels",
 }
-PREDICTORS = {"kl_forward": "KL(π₀‖π)", "kl_reverse": "KL(π‖π₀)", "norm": "‖ΔW‖ / ‖W‖"}
+# The last is a control: whatever grows while a model is tuned predicts what is forgotten.
+PREDICTORS = {
+    "kl_forward": "KL(π₀‖π)",
+    "kl_reverse": "KL(π‖π₀)",
+    "norm": "‖ΔW‖ / ‖W‖",
+    "new_accuracy": "new task learnt",
+}
+SHUFFLES = 1000
 SHOWN = {
     "spectral_shift": "spectral shift",
     "angle_left": "largest angle (°)",
@@ -47,6 +54,8 @@ def _forgetting(run: Run, metrics: pd.DataFrame) -> None:
     for seed, mine in points.groupby("seed"):
         for name in PREDICTORS:
             run.metric("forgetting_r2", quadratic_r2(mine[name], mine.forgotten), variant=name, seed=int(seed))
+        by_chance = chance_r2(mine.kl_forward, mine.forgotten, run.rng("shuffles"))
+        run.metric("forgetting_r2", by_chance, variant="chance", seed=int(seed))
     long = points.melt(["arm", "seed", "step", "forgotten"], list(PREDICTORS), "predictor", "x")
     long = long.assign(arm=long.arm.map(TUNED), predictor=long.predictor.map(PREDICTORS))
     ends = points[points.step == points.groupby(["arm", "seed"]).step.transform("max")]
@@ -59,7 +68,7 @@ def _forgetting(run: Run, metrics: pd.DataFrame) -> None:
             y=alt.Y("forgotten:Q", title="prior accuracy lost", axis=alt.Axis(format="%")),
             color=alt.Color("arm:N", title=None, sort=list(TUNED.values())),
         )
-        .properties(width=180, height=190)
+        .properties(width=150, height=170)
         .facet(column=alt.Column("predictor:N", title=None, sort=list(PREDICTORS.values())))
         .resolve_scale(x="independent")
     )
@@ -79,6 +88,11 @@ def quadratic_r2(x: pd.Series, y: pd.Series) -> float:
     fitted = design @ np.linalg.lstsq(design, np.asarray(y, dtype=float), rcond=None)[0]
     spread = ((y - y.mean()) ** 2).sum()
     return float(1 - ((y - fitted) ** 2).sum() / spread) if spread else float("nan")
+
+
+def chance_r2(x: pd.Series, y: pd.Series, rng: np.random.Generator) -> float:
+    """The 95th percentile of `quadratic_r2` where y is dealt to other points at random."""
+    return float(np.quantile([quadratic_r2(x, pd.Series(rng.permutation(y))) for _ in range(SHUFFLES)], 0.95))
 
 
 def survives(metrics: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from scipy import stats
 
-from methods.path_not_taken import folders, lattice, masks, nulls, residues, tune
+from methods.path_not_taken import estimands, folders, lattice, masks, nulls, residues, tune
 from methods.path_not_taken.method import PAIRS, PathNotTaken
-from methods.path_not_taken.synthesise import survives
+from methods.path_not_taken.synthesise import chance_r2, quadratic_r2, survives
 from reports.claims import arms_named, load_claims
 from tycho.config import job_config, load_settings, method_plan
 from tycho.jobs import Plan, plan
@@ -170,9 +170,9 @@ def test_every_weight_metric_stands_beside_its_noise(made):
 
 
 @pytest.mark.parametrize("scale", ["quick", "standard"])
-def test_arms_share_optimiser_rate_target_and_grid(scale):
+def test_arms_share_optimiser_rate_target_cap_and_grid(scale):
     method, found = PathNotTaken(), method_plan("path_not_taken", load_settings({"scale": scale}))
-    shared = ("batch", "group", "target", "bits", "evaluate_every", "base_steps", "k", "alpha", "draws")
+    shared = ("batch", "group", "target", "most_steps", "bits", "evaluate_every", "base_steps", "k", "alpha", "draws")
     configs = {arm: job_config(method, found, arm, "residues") for arm in (*found.task_arms["residues"], "base")}
     assert len({tuple(getattr(config, name) for name in shared) for config in configs.values()}) == 1
     # Adapters are compared with each other.
@@ -196,6 +196,65 @@ def test_the_grid_was_chosen_on_the_null(relative):
     bits = PathNotTaken.Config().bits
     assert 0.2 < nulls.visible_share(weights, relative * scale, bits) < 0.62
     assert nulls.visible_share(weights, relative * scale) > 0.95
+
+
+# --- controls taken from the curves ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curves():
+    """Norm and prior accuracy of three arms every 50 steps; an adapter's curve has no norm."""
+    told = {
+        ("grpo", 0): [(0.0, 0.9), (0.04, 0.8), (0.06, 0.7)],
+        ("sft_fixed", 0): [(0.0, 0.9), (0.05, 0.6), (0.07, 0.4), (0.12, 0.1)],
+        ("lora", 0): [(None, 0.9), (None, 0.5)],
+        ("grpo", 1): [(0.0, 1.0), (0.10, 0.0)],
+        ("sft_fixed", 1): [(0.0, 1.0), (0.05, 0.5)],
+    }
+    rows = [
+        {"arm": arm, "seed": seed, "task": "residues", "variant": "", "step": 50 * place, "name": name, "value": value}
+        for (arm, seed), points in told.items()
+        for place, point in enumerate(points)
+        for name, value in zip(("norm", "prior_accuracy"), point, strict=True)
+        if value is not None
+    ]
+    # A second tuning and an end, which are no part of the curve.
+    rows += [rows[0] | {"variant": "run 1", "value": 9.0}, rows[0] | {"step": None, "value": 9.0}]
+    frame = pd.DataFrame(rows).astype({"step": "Int64"})
+
+    class Kept:
+        metrics = frame
+
+    return Kept
+
+
+def test_forgetting_is_compared_where_all_updates_have_the_norm_of_the_shortest(curves):
+    where = {"task": "residues", "variant": "", "setting": ""}
+    reward = estimands.forgetting_at_equal_norm(curves, arm="grpo", **where).set_index("seed").value
+    labels = estimands.forgetting_at_equal_norm(curves, arm="sft_fixed", **where).set_index("seed").value
+    # Seed 0: at 0.06, where reward ends and labels are half way from 0.05 to 0.07. Seed 1: at 0.05, where labels end.
+    assert reward.to_dict() == pytest.approx({0: 0.2, 1: 0.5})
+    assert labels.to_dict() == pytest.approx({0: 0.9 - 0.5, 1: 0.5})
+    assert estimands.forgetting_at_equal_norm(curves, arm="lora", **where).empty
+
+
+def test_early_norm_is_that_of_the_first_evaluation_behind_the_start(curves):
+    where = {"task": "residues", "variant": "", "setting": ""}
+    for arm, wanted in (("grpo", [0.04, 0.10]), ("sft_fixed", [0.05, 0.05])):
+        assert estimands.early_norm(curves, arm=arm, **where).value.tolist() == wanted
+
+
+def test_chance_explains_more_of_few_points_than_of_many_and_less_than_a_cause():
+    rng = np.random.default_rng(0)
+    by_chance = {}
+    for n in (12, 120):
+        x = pd.Series(rng.random(n))
+        y = x**2 - x
+        by_chance[n] = chance_r2(x, y, np.random.default_rng(1))
+        assert by_chance[n] < quadratic_r2(x, y) == pytest.approx(1)
+    # Under shuffling R² of two regressors has a beta distribution with 1 and (n - 3) / 2 degrees (exact for normal y).
+    for n, found in by_chance.items():
+        assert found == pytest.approx(stats.beta(1, (n - 3) / 2).ppf(0.95), rel=0.2)
 
 
 # --- what survives the null ------------------------------------------------------------------------------------------
