@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
-from methods.spg import llada, published, train, worlds
+from methods.spg import estimands, llada, published, train, worlds
 from methods.spg.learner import Learner, greedy_reward
 from methods.spg.method import Spg, SpgConfig
 from methods.spg.policy import Policy
@@ -47,6 +48,37 @@ def test_the_scale_standard_runs_every_side_of_every_claim():
     planned = {(key.arm, key.task) for key in found.jobs}
     for claim in load_claims(rooms()["spg"] / "claims.yaml"):
         assert arms_named(claim) <= planned, claim.id
+
+
+OWN = {"objective", "negatives", "masking", "m", "epsilon", "kl", "p_mask"}  # what arms differ by
+
+
+@pytest.mark.parametrize("scale", ["quick", "standard"])
+def test_arms_share_data_budget_rate_and_stopping_rule(scale):
+    """Every knob but those that make the method."""
+    found = method_plan("spg", load_settings({"scale": scale}))
+    for task in found.tasks:
+        arms = (found.task_arms or {}).get(task, found.arms)
+        shared = [job_config(Spg(), found, arm, task).model_dump(mode="json", exclude=OWN) for arm in arms]
+        assert all(config == shared[0] for config in shared), task
+
+
+def test_the_reward_half_way_is_what_a_training_of_half_the_rollouts_ends_with():
+    rows = [{"arm": arm, "task": "sudoku", "seed": seed, "name": "reward", "step": 1 + 4 * place, "value": start + place}
+            for arm in ("spg_mix", "wd1") for seed, start in ((0, 0.0), (1, 100.0)) for place in range(40)]  # fmt: skip
+    rows += [
+        rows[0] | {"name": "train_reward", "step": None},
+        rows[0] | {"name": "loss"},
+        rows[0] | {"task": "countdown"},
+    ]
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=0).astype({"step": "Int64"})
+
+    class Kept:
+        metrics = frame
+
+    found = estimands.reward_half_way(Kept, arm="spg_mix", task="sudoku", variant="", setting="")
+    # Rollouts 10 to 19 of 40: as many as train_reward averages at the end.
+    assert found.set_index("seed").value.to_dict() == {0: 14.5, 1: 114.5}
 
 
 def tiny_llada(folder) -> None:
