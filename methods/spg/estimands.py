@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 
 def reward_half_way(records, *, arm, task, variant, setting) -> pd.DataFrame:
-    """`train_reward` as it would be, had the training ended after half of its rollouts: their last half's mean.
+    """`train_reward` as it would be, had the training ended after half of its rollouts; as many of them averaged."""
+    return _of_curve(records, arm, task, lambda means: means.iloc[(len(means) // 2 or 1) - 1])
 
-    As many rollouts are averaged as in `train_reward`, a quarter of all.
-    """
+
+def best_reward(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """`train_reward` as it would be, had the training ended when it was highest; as many rollouts averaged."""
+    return _of_curve(records, arm, task, lambda means: means.max())
+
+
+def _of_curve(records, arm: str, task: str, choose: Callable[[pd.Series], float]) -> pd.DataFrame:
+    """`choose` takes the rewards of rollouts, each averaged with those before it: a quarter of all, as in `train_reward`."""
     kept = records.metrics.query("arm == @arm and task == @task and name == 'reward'")
     rows = []
     for seed, curve in kept[kept.step.notna()].sort_values("step").groupby("seed"):
-        half, window = len(curve) // 2, max(1, len(curve) // 4)
-        rows.append({"seed": seed, "value": curve.value.iloc[max(0, half - window) : max(1, half)].mean()})
+        means = curve.value.rolling(max(1, len(curve) // 4)).mean()
+        rows.append({"seed": seed, "value": float(choose(means))})
     return pd.DataFrame(rows, columns=["seed", "value"])
 
 

@@ -63,7 +63,7 @@ def test_arms_share_data_budget_rate_and_stopping_rule(scale):
         assert all(config == shared[0] for config in shared), task
 
 
-def test_the_reward_half_way_is_what_a_training_of_half_the_rollouts_ends_with():
+def test_a_training_that_ends_half_way_or_at_its_best_is_rewarded_as_one_at_the_end():
     rows = [{"arm": arm, "task": "sudoku", "seed": seed, "name": "reward", "step": 1 + 4 * place, "value": start + place}
             for arm in ("spg_mix", "wd1") for seed, start in ((0, 0.0), (1, 100.0)) for place in range(40)]  # fmt: skip
     rows += [
@@ -76,9 +76,12 @@ def test_the_reward_half_way_is_what_a_training_of_half_the_rollouts_ends_with()
     class Kept:
         metrics = frame
 
-    found = estimands.reward_half_way(Kept, arm="spg_mix", task="sudoku", variant="", setting="")
+    where = {"arm": "spg_mix", "task": "sudoku", "variant": "", "setting": ""}
     # Rollouts 10 to 19 of 40: as many as train_reward averages at the end.
-    assert found.set_index("seed").value.to_dict() == {0: 14.5, 1: 114.5}
+    assert estimands.reward_half_way(Kept, **where).set_index("seed").value.to_dict() == {0: 14.5, 1: 114.5}
+    assert estimands.best_reward(Kept, **where).set_index("seed").value.to_dict() == {0: 34.5, 1: 134.5}
+    Kept.metrics = frame.assign(value=-frame.value)  # a training that only loses is best when its first ten are over
+    assert estimands.best_reward(Kept, **where).set_index("seed").value.to_dict() == {0: -4.5, 1: -104.5}
 
 
 def tiny_llada(folder) -> None:
