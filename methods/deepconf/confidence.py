@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+# Nats within which two scores are the same. Equal tokens read in another batch differ by a few 1e-6 (float32), and where
+# traces are equal a bar is one of their own scores: without this the batch would decide who is below it.
+TIE = 1e-4
 RETURNED = ("top_k", "returned", "drop_sampled")
 
 

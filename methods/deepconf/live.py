@@ -81,7 +81,7 @@ def think(
             live.ended = True
             live.problems.append("no warm-up trace came with log-probs: the plain majority answers")
         else:
-            live.bar = float(threshold(known, policy.eta))
+            live.bar = float(threshold(known, policy.eta, policy.tie))
     if all(live.ended for live in lives):
         errors = [made.error for live in lives for made in live.completions if made.error]
         raise TychoError(errors[0] if errors else "no trace came with log-probs: ask the engine for them")

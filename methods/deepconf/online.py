@@ -2,7 +2,7 @@
 
 W traces run to their end; the bar s is the (100 - eta)-th percentile of their lowest group confidences: eta = 10 is
 DeepConf-low (aggressive), eta = 90 DeepConf-high. A later trace ends at the first token t >= n where the mean of its
-last n confidences is strictly below s, and costs t tokens. Warm-up traces at or above s and later traces that were not
+last n confidences is strictly below s (a tie up to rounding is not below: `tie`), and costs t tokens. Warm-up traces at or above s and later traces that were not
 stopped vote with their lowest group confidence; after each later trace the question ends once
 beta = V(a^) / sum_a V(a) >= tau.
 
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from methods.deepconf.confidence import Floats, Measure, Ragged, group_means, prefix_sums, score
+from methods.deepconf.confidence import TIE, Floats, Measure, Ragged, group_means, prefix_sums, score
 from methods.deepconf.voting import Bools, Ints, Outcome, fill_up, percentile, vote
 
 MODES = {"low": 10.0, "high": 90.0}  # eta, the percentage that is kept
@@ -37,6 +37,8 @@ class Policy:
     - `floor`: ballots needed before tau may end the question, and filled up from the best finished traces at the vote;
       cures a bar that admits one or two ballots, which agree with themselves.
     - `fallback`: plain majority of the finished traces where no ballot is left; cures an empty pool.
+    - `tie`: nats that a bar is lowered by, so that a score equal to it up to rounding is not below it. 0: the bare
+      comparison of floats, as in public code; of traces with equal tokens, rounding then stops some.
     """
 
     eta: float = MODES["low"]
@@ -48,6 +50,7 @@ class Policy:
     check_after_warmup: bool = False
     floor: int = 0
     fallback: bool = False
+    tie: float = TIE
 
 
 class Replay(NamedTuple):
@@ -72,8 +75,9 @@ def kept_share(P: float, convention: str = "paper") -> float:
     return 100 - P if convention == "reproduce" else P
 
 
-def threshold(lowest: ArrayLike, eta: float) -> Floats:
-    """The bar s [...] from the warm-up traces' lowest group confidences [..., W]; NaN ones (no tokens) do not count.
+def threshold(lowest: ArrayLike, eta: float, tie: float = TIE) -> Floats:
+    """The bar s [...], less `tie`, from the warm-up traces' lowest group confidences [..., W]; NaN ones (no tokens) do
+    not count.
 
     Raises ValueError where no warm-up trace has a confidence.
     """
@@ -81,7 +85,7 @@ def threshold(lowest: ArrayLike, eta: float) -> Floats:
     valid = ~np.isnan(lowest)
     if not valid.any(-1).all():
         raise ValueError("threshold: no warm-up trace has a confidence")
-    return percentile(lowest, 100 - eta, valid)
+    return percentile(lowest, 100 - eta, valid) - tie
 
 
 def first_below(confidences: Ragged, bars: ArrayLike, window: int) -> Ints:
@@ -137,7 +141,7 @@ def replay(confidences: Ragged, codes: ArrayLike, orders: ArrayLike, policy: Pol
     if orders.shape[1] <= policy.warmup or policy.warmup < 1:
         raise ValueError(f"replay: {orders.shape[1]} traces, warm-up {policy.warmup}: needs 1 <= warm-up < traces")
     lowest = score(confidences, {"lowest": Measure("lowest", policy.window)})["lowest"]
-    bar = threshold(lowest[orders[:, : policy.warmup]], policy.eta)
+    bar = threshold(lowest[orders[:, : policy.warmup]], policy.eta, policy.tie)
     stops = np.take_along_axis(first_below(confidences, bar, policy.window), orders, axis=1)
     later = np.arange(orders.shape[1]) >= policy.warmup
     stops = np.where(later, stops, 0)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from methods.deepconf.confidence import TIE
+
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 Bools = NDArray[np.bool_]
@@ -89,7 +91,7 @@ def vote_all(
 def keep_top(scores: ArrayLike, eta: float | None, valid: ArrayLike | None = None, floor: int = 0) -> Bools:
     """Which of the K traces [..., K] score at least the (100 - eta)-th percentile of their working set's valid ones.
 
-    The percentile interpolates linearly; ties at the cut-off are all kept. NaN is never valid. `floor` admits the best
+    The percentile interpolates linearly; ties at the cut-off, up to rounding, are all kept. NaN is never valid. `floor` admits the best
     valid ones, first seen first, until there are that many. eta=None keeps all. Raises ValueError unless
     0 < eta <= 100.
     """
@@ -100,7 +102,7 @@ def keep_top(scores: ArrayLike, eta: float | None, valid: ArrayLike | None = Non
     if not 0 < eta <= 100:
         raise ValueError(f"keep_top: eta is a percentage in (0, 100], got {eta}")
     cut = percentile(scores, 100 - eta, valid)
-    return fill_up(valid & (scores >= cut[..., None]), scores, valid, floor)
+    return fill_up(valid & (scores >= cut[..., None] - TIE), scores, valid, floor)
 
 
 def fill_up(kept: Bools, scores: Floats, valid: Bools, floor: int) -> Bools:

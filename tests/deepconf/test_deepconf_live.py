@@ -67,6 +67,24 @@ def test_a_live_run_stops_where_the_replay_of_whole_traces_stops(engine, eta):
     assert stopped > 0
 
 
+@pytest.mark.parametrize("eta", [10.0, 90.0])
+def test_traces_that_tie_with_the_bar_stop_alike_in_any_batch(engine, eta):
+    """Cold samples of one question are mostly equal, so the bar is a score of theirs; other batches round it otherwise."""
+    settings = Settings(most=12, temperature=0.2, top_logprobs=5)
+    noise = torch.rand(3, 40, 12, generator=torch.Generator().manual_seed(0))
+    policy = Policy(eta=eta, warmup=8, window=3, tau=None)
+    for rows in (16, 256):
+        wide = Local(engine.model, engine.tokenizer, rows=rows)
+        with wide.stream([prompt for prompt in PROMPTS for _ in range(40)], settings, noise.flatten(0, 1)) as stream:
+            for _ in stream:
+                pass
+        for place, live in enumerate(think(wide, PROMPTS, 40, settings, policy, last, k=5, key=None, noise=noise)):
+            whole = stream.completions[place * 40 : (place + 1) * 40]
+            confidences = Ragged.of([confidence_of(made.top_logprobs, 5) for made in whole])
+            expected = replay(confidences, np.zeros(40, dtype=int), np.arange(40)[None], policy)
+            assert live.stops == expected.stops[0].tolist() and disagreement(live, policy) == 0
+
+
 def test_consensus_ends_a_question_after_a_wave(engine):
     settings = Settings(most=16, temperature=1.2)
     policy = Policy(warmup=4, window=3, tau=0.5)

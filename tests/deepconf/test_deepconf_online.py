@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.deepconf.confidence import Measure, Ragged, score
+from methods.deepconf.confidence import TIE, Measure, Ragged, score
 from methods.deepconf.online import (
     MODES,
     Policy,
@@ -44,7 +46,7 @@ def transcription(traces: list[list[float]], codes: list[int], policy: Policy) -
             return sums[-1] / len(trace) if trace else float("nan")
         return min((sums[t] - sums[t - n]) / n for t in range(n, len(sums)))
 
-    bar = float(np.percentile([lowest(trace) for trace in traces[:W] if trace], 100 - policy.eta))
+    bar = float(np.percentile([lowest(trace) for trace in traces[:W] if trace], 100 - policy.eta)) - policy.tie
     votes: dict[int, float] = {}
     tokens, stops, ballots = sum(map(len, traces[:W])), [0] * W, 0
 
@@ -89,6 +91,7 @@ POLICIES = st.builds(
     weighted=st.booleans(),
     short=st.sampled_from(["keep", "drop"]),
     check_after_warmup=st.booleans(),
+    tie=st.sampled_from([0.0, TIE]),
 )
 
 
@@ -144,7 +147,7 @@ def test_a_live_run_decides_as_the_replay_of_its_traces(pool, policy: Policy) ->
             warm.push([value], [row])
     if np.isnan(warm.lowest).all():
         return
-    bar = threshold(warm.lowest, policy.eta)
+    bar = threshold(warm.lowest, policy.eta, policy.tie)
     later, stops, lengths = StopRule(bar, policy.window, K - W), np.zeros(K, dtype=int), np.zeros(K, dtype=int)
     lengths[:W] = warm.count
     for row in range(W, K):
@@ -166,18 +169,32 @@ def test_the_stop_is_strict_and_costs_the_windows_last_token() -> None:
     assert first_below(pool, [2.0, 3.0, 3.1], 2).tolist() == [[0, 3, 0], [3, 3, 0], [2, 2, 0]]
 
 
+def test_a_trace_as_sure_as_the_bar_is_not_below_it_whatever_the_batch_rounds() -> None:
+    """Forty times the same tokens, as float32 reads them in batches of other sizes: one rule for all of them."""
+    rng = np.random.default_rng(0)
+    traces = np.array([5.0, 3.0, 2.0, 4.0]) + rng.uniform(-3e-6, 3e-6, (40, 4))
+    pool, codes, order = Ragged.of([*traces, [5.0, 2.0, 1.9, 4.0]]), np.zeros(41, dtype=int), np.arange(41)[None]
+    for eta in MODES.values():
+        policy = Policy(eta=eta, warmup=4, window=2, tau=None)
+        found = replay(pool, codes, order, policy)
+        assert found.stops[0].tolist() == [0] * 40 + [3] and found.kept[0].tolist() == [True] * 40 + [False]
+        bare = replay(pool, codes, order, replace(policy, tie=0.0))
+        assert found.bar[0] == bare.bar[0] - TIE
+        assert 0 < (bare.stops[0, 4:40] > 0).sum() < 36  # the bare comparison stops some of them
+
+
 def test_low_and_high_sit_between_the_published_ranks_of_sixteen() -> None:
     """Linear interpolation: the 90th percentile of 16 sorted values is at index 13.5, the 10th at 1.5."""
     lowest = np.arange(16.0)
-    assert threshold(lowest, MODES["low"]) == 13.5 and threshold(lowest, MODES["high"]) == 1.5
+    assert threshold(lowest, MODES["low"], 0.0) == 13.5 and threshold(lowest, MODES["high"], 0.0) == 1.5
     with pytest.raises(ValueError, match="no warm-up trace"):
         threshold([np.nan, np.nan], 10)
 
 
 def test_one_percentile_means_low_in_one_public_script_and_high_in_the_other() -> None:
     lowest = np.arange(16.0)
-    assert threshold(lowest, kept_share(90, "reproduce")) == np.percentile(lowest, 90)  # DeepConf-low
-    assert threshold(lowest, kept_share(90, "package")) == np.percentile(lowest, 10)  # DeepConf-high, its default
+    assert threshold(lowest, kept_share(90, "reproduce"), 0.0) == np.percentile(lowest, 90)  # DeepConf-low
+    assert threshold(lowest, kept_share(90, "package"), 0.0) == np.percentile(lowest, 10)  # DeepConf-high, its default
     assert kept_share(10, "package") == kept_share(90, "reproduce") == kept_share(10) == MODES["low"]
     with pytest.raises(ValueError, match="paper, reproduce, package"):
         kept_share(10, "readme")
