@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from methods.deepconf import pools, rules
+from methods.deepconf.collect import collect
 from methods.deepconf.live import disagreement, think
 from methods.deepconf.online import MODES, Policy, replay
 from methods.deepconf.tasks import GROUND, ON_GROUND
@@ -33,24 +34,14 @@ def evaluate(run: Run) -> None:
     settings = pools.settings(config, problem.stop)
     prompts = problem.items["prompt"].tolist()
     noise = None
-    asked = [prompt for prompt in prompts for _ in range(config.pool)]
     if isinstance(engine, Local):
         import torch
 
         noise = torch.rand(len(prompts), config.pool, config.most, generator=run.generator("traces"))
-        made = []
-        for start in run.progress(range(0, len(asked), config.rows), "traces"):
-            rows = slice(start, start + config.rows)
-            with engine.stream(asked[rows], settings, noise.flatten(0, 1)[rows]) as stream:
-                for _ in stream:
-                    pass
-            made += stream.completions
-    else:
-        made = engine.complete(asked, settings)
-    run.count(generated_tokens=sum(one.tokens for one in made))
-    failed = [one.error for one in made if one.finish == "error"]
+    made = collect(run, engine, prompts, settings, noise)
+    failed = [one.error for one in made if one.error]
     run.metric("failed_traces", len(failed))
-    whole = pools.pool(problem, made, config.k)
+    whole = pools.pool(problem, made)
     pool = pools.usable(whole, config.warmup)
     if not len(pool.codes):
         why = failed[0] if failed else "no trace came with log-probs: ask the engine for them"
@@ -77,10 +68,10 @@ def evaluate(run: Run) -> None:
     if config.live:
         try:
             told = live(run, engine, pool, settings, noise)
-        except TychoError as error:  # a server that has died since: what was collected is worth more than this check
-            log.warning("%s: the live run is left out: %s", run.key, error)
-        else:  # a handful of questions is no row of the common ground
-            frame = frame if run.key.task in GROUND else pd.concat([frame, told], ignore_index=True)
+        except TychoError as error:  # a server that has died since; the next start goes on from the collected traces
+            raise TychoError(f"the live run, without which no replay counts, cannot be made: {error}") from error
+        # A handful of questions is no row of the common ground.
+        frame = frame if run.key.task in GROUND else pd.concat([frame, told], ignore_index=True)
     run.samples(frame)
     for name, values in rules.auc(pool, config.window).items():
         if len(values):
@@ -93,35 +84,39 @@ def evaluate(run: Run) -> None:
 
 
 def live(run: Run, engine, pool: pools.Pool, settings, noise) -> pd.DataFrame:
-    """The online rule on the engine, for the first questions. In process it draws the pool's own numbers, so that the
-    same traces are written, up to where they are stopped, and its stops can be held against the replay's."""
+    """The online rule on the engine, for the first questions, a few at a time. In process it draws the pool's own numbers,
+    so that the same traces are written, up to where they are stopped, and its stops can be held against the replay's."""
     config, few = run.config, min(run.config.live, len(pool.codes))
+    together = max(1, config.rows // config.budget)  # what they write is in memory with all its log-probs
     items = pool.problem.items.iloc[:few]
+    prompts = items["prompt"].tolist()
     rows, replays, unlike, own, traces = [], 0, 0, 0, 0
     for mode, eta in MODES.items():
         rule = Policy(eta=eta, warmup=config.warmup, window=config.window, tau=None)
-        told = None if noise is None else noise[:few, : config.budget]
-        done = think(
-            engine, items["prompt"].tolist(), config.budget, settings, rule, pool.problem.find,
-            k=config.k, key=pool.problem.key, noise=told,
-        )  # fmt: skip
-        for place, (item, one) in enumerate(zip(items.itertuples(index=False), done, strict=True)):
-            right = one.answer is not None and pool.problem.right(one.answer, item.target)
-            rows.append(
-                {
-                    "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt, "answer": one.answer or "",
-                    "target": item.target, "correct": right, "score": float(right),
-                    "generated_tokens": one.tokens, "sequential_tokens": one.sequential_tokens,
-                }
+        for first in range(0, few, together):
+            part = slice(first, min(first + together, few))
+            told = None if noise is None else noise[part, : config.budget]
+            done = think(
+                engine, prompts[part], config.budget, settings, rule, pool.problem.find,
+                k=config.k, key=pool.problem.key, noise=told,
             )  # fmt: skip
-            own += disagreement(one, rule)
-            traces += len(one.stops)
-            if told is not None:
-                confidences, codes = pool.question(place)
-                expected = replay(confidences, codes, np.arange(config.budget)[None], rule)
-                unlike += int((expected.stops[0] != np.array(one.stops)).sum())
-                replays += len(one.stops)
-        run.count(generated_tokens=sum(one.tokens for one in done))
+            for place, (item, one) in enumerate(zip(items[part].itertuples(index=False), done, strict=True), first):
+                right = one.answer is not None and pool.problem.right(one.answer, item.target)
+                rows.append(
+                    {
+                        "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt,
+                        "answer": one.answer or "", "target": item.target, "correct": right, "score": float(right),
+                        "generated_tokens": one.tokens, "sequential_tokens": one.sequential_tokens,
+                    }
+                )  # fmt: skip
+                own += disagreement(one, rule)
+                traces += len(one.stops)
+                if told is not None:
+                    confidences, codes = pool.question(place)
+                    expected = replay(confidences, codes, np.arange(config.budget)[None], rule)
+                    unlike += int((expected.stops[0] != np.array(one.stops)).sum())
+                    replays += len(one.stops)
+                run.count(generated_tokens=one.tokens)
     # Against the same tokens, and (in process) against the whole traces that the pool has of the same random numbers.
     run.metric("stops_unlike_replay", own / traces)
     if replays:

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from methods.deepconf.answers import canonical, codes, equal, finder
-from methods.deepconf.confidence import Floats, Ragged
-from methods.deepconf.live import confidence_of
+from methods.deepconf.collect import Kept
+from methods.deepconf.confidence import Ragged
 from methods.deepconf.tasks import CHAIN, GROUND, SUMS, trained_task
 from methods.deepconf.traces import Traces
 from tycho.adapter import Run
-from tycho.engines import Completion, Engine, Settings, connect
+from tycho.engines import Engine, Settings, connect
 from tycho.errors import TychoError
 from tycho.harness import make_items
 
@@ -190,18 +190,11 @@ def settings(config: Any, stop: tuple[str, ...]) -> Settings:
     return Settings(config.most, config.temperature, config.top_k, config.top_p, stop, config.k)
 
 
-def pool(problem: Problem, made: Sequence[Completion], k: int) -> Pool:
-    """What is kept of the completions, `size` a question in the items' order.
-
-    A trace that failed has neither answer nor confidences; one with a token of which no log-prob is known has no
-    confidences, and votes in the plain majority only.
-    """
+def pool(problem: Problem, made: Sequence[Kept]) -> Pool:
+    """The traces, as many a question, in the items' order. One that failed has neither answer nor confidences; one without
+    confidences votes in the plain majority only."""
     size = len(made) // len(problem.items)
-    rows: list[Floats] = [np.zeros(0)] * len(made)
-    for place, one in enumerate(made):
-        if one.tokens and one.finish != "error" and not np.isnan(row := confidence_of(one.top_logprobs, k)).any():
-            rows[place] = row
-    answers = [None if one.finish == "error" else problem.find(one.text) for one in made]
+    answers = [None if one.error else problem.find(one.text) for one in made]
     found, spelled, right = [], [], []
     for place, target in enumerate(problem.items["target"].tolist()):
         own, words = codes(answers[place * size : (place + 1) * size], problem.key)
@@ -209,7 +202,8 @@ def pool(problem: Problem, made: Sequence[Completion], k: int) -> Pool:
         spelled.append(words)
         right.append(np.array([problem.right(word, target) for word in words], dtype=bool))
     texts = [one.text for one in made]
-    return Pool(problem, size, Ragged.of(rows), np.stack(found), spelled, right, texts, answers)
+    rows = Ragged.of([one.confidences for one in made])
+    return Pool(problem, size, rows, np.stack(found), spelled, right, texts, answers)
 
 
 def usable(pool: Pool, warmup: int) -> Pool:

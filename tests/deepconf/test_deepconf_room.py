@@ -10,6 +10,7 @@ import pytest
 
 from methods.deepconf import pools, rules
 from methods.deepconf.analyse import dominated, summary
+from methods.deepconf.collect import Kept, kept, opened, packed
 from methods.deepconf.confidence import Ragged, paper_measures, score
 from methods.deepconf.online import Policy, replay
 from methods.deepconf.reanalyse import reanalyse, summarise
@@ -35,7 +36,7 @@ def made_pool(questions: int = 4, size: int = 24, seed: int = 0) -> pools.Pool:
             tops = -np.sort(rng.exponential(2.0 + right, (length, 3)), axis=1)
             text = answer if rng.random() < 0.9 else ""
             completions.append(Completion(text, length, "eos", (), tops))
-    return pools.pool(problem, completions, k=3)
+    return pools.pool(problem, [kept(made, 3) for made in completions])
 
 
 def test_rules_are_the_mathematics_question_by_question():
@@ -301,7 +302,7 @@ def test_a_pool_keeps_what_a_server_answered():
         good[1], *[Completion("2", 2, "error", (), tops, "gone")] * 3,
         *[good[2]] * 4,
     ]  # fmt: skip
-    whole = pools.pool(problem, made, 2)
+    whole = pools.pool(problem, [kept(one, 2) for one in made])
     assert whole.confidences.lengths.tolist() == [2, 2, 0, 2] + [2, 0, 0, 0] + [2] * 4
     assert whole.codes.tolist() == [[0] * 4, [0, -1, -1, -1], [0] * 4]
     found = pools.usable(whole, 2)
@@ -336,33 +337,38 @@ def test_a_budget_that_does_not_fit_is_said_before_anything_is_sampled():
             evaluate(SimpleNamespace(config=config))
 
 
-def test_scale_paper_scaled_down_runs_against_a_server(tmp_path, caplog):
-    """The published sets' path: questions of a file, a chat server, pool, rules and the live run, failures counted."""
+def faulty():
     import sys
-
-    from tycho.config import load_settings
-    from tycho.jobs import plan
-    from tycho.worker import run_process
 
     sys.path.insert(0, str(ROOT / "tests" / "engines"))
     from faulty import Faulty
 
-    path = tmp_path / "set.jsonl"
-    rows = [{"question": f"good {i}", "answer": "one two three"} for i in range(3)]
-    path.write_text("\n".join(map(json.dumps, [*rows, {"question": "dies", "answer": "7"}])))
-    with Faulty() as server:
-        knobs = {
-            "model": server.url, "data": str(path), "answers": "last_line", "pool": 8, "budget": 6, "warmup": 3,
-            "resamples": 2, "window": 2, "windows": [1], "k": 3, "live": 2, "most": 16,
-        }  # fmt: skip
-        change = {
-            "tasks": ["aime25"],
-            "arms": ["qwen3_8b"],
-            "config": {"budgets": [4]},
-            "arm_config": {"qwen3_8b": knobs},
-        }
-        given = {"scale": "paper", "device": "cpu", "threads": 1, "results": str(tmp_path / "results")}
-        planned = plan(load_settings(given | {"only": ["deepconf"], "methods": {"deepconf": change}}))
+    return Faulty
+
+
+def planned_against(server, folder, questions, **settings):
+    """A copy of scale paper's arm for one model, small, that asks `server` the questions of a file."""
+    from tycho.config import load_settings
+    from tycho.jobs import plan
+
+    path = folder / "set.jsonl"
+    path.write_text("\n".join(map(json.dumps, questions)))
+    knobs = {
+        "model": server.url, "data": str(path), "answers": "last_line", "pool": 8, "budget": 6, "warmup": 3,
+        "resamples": 2, "window": 2, "windows": [1], "k": 3, "live": 2, "most": 16,
+    }  # fmt: skip
+    change = {"tasks": ["aime25"], "arms": ["qwen3_8b"], "config": {"budgets": [4]}, "arm_config": {"qwen3_8b": knobs}}
+    given = {"scale": "paper", "device": "cpu", "threads": 1, "results": str(folder / "results"), **settings}
+    return plan(load_settings(given | {"only": ["deepconf"], "methods": {"deepconf": change}}))
+
+
+def test_scale_paper_scaled_down_runs_against_a_server(tmp_path, caplog):
+    """The published sets' path: questions of a file, a chat server, pool, rules and the live run, failures counted."""
+    from tycho.worker import run_process
+
+    questions = [{"question": f"good {i}", "answer": "one two three"} for i in range(3)]
+    with faulty()() as server:
+        planned = planned_against(server, tmp_path, [*questions, {"question": "dies", "answer": "7"}])
         for process in planned.ordered():
             assert run_process(planned, process) == {}
     view = next(planned.view(key) for key in planned.jobs if key.arm == "qwen3_8b")
@@ -372,3 +378,47 @@ def test_scale_paper_scaled_down_runs_against_a_server(tmp_path, caplog):
     assert metrics["failed_traces"] == 8 and metrics["stops_unlike_replay"] == 0
     assert metrics["questions_left_out"] == 1 and "1 questions are left out" in caplog.text
     assert len(read_traces(view.folder / "evaluate/tables/pool.parquet", "last_line", warmup=3).frame) == 32
+
+
+def test_a_server_that_leaves_before_the_live_run_costs_no_trace_it_has_written(tmp_path):
+    """The job fails, since a replay counts beside a live run only; the next start asks for what is missing and no more."""
+    from tycho.worker import run_process
+
+    class Leaving(faulty()):
+        left = 20  # requests that it still answers
+
+        async def _act(self, mode, body, writer):
+            self.left -= 1
+            return self.left >= 0 and await super()._act(mode, body, writer)
+
+    questions = [{"question": f"good {i}", "answer": "one two three"} for i in range(3)]
+    with Leaving() as server:
+        planned = planned_against(server, tmp_path, questions, checkpoint_seconds=0)
+        process = next(process for process in planned.ordered() if process.arm == "qwen3_8b")
+        (reason,) = run_process(planned, process).values()
+        assert "the live run, without which no replay counts, cannot be made" in reason and "\n" not in reason
+        assert "cannot be reached" in reason
+        server.left, before = 1000, server.asked["good"]
+        assert run_process(planned, process) == {}
+        assert server.asked["good"] - before == (24 - 20) + 2 * 2 * 6  # what was missing, then low and high, live
+    metrics = planned.view(process.jobs[0].key).record("metrics").set_index("name").value
+    assert metrics["failed_traces"] == 0 and metrics["stops_unlike_replay"] == 0
+
+
+def test_collected_traces_come_back_from_a_checkpoint_bit_for_bit(tmp_path):
+    from tycho.files import load_state, save_state
+
+    missing = Kept("", np.zeros(0), "not asked for yet")
+    made = [
+        Kept("né \ud800 7", np.array([0.1, 1 / 3])),
+        Kept("half", np.zeros(0), "gone"),
+        Kept("", np.zeros(0)),
+        missing,
+    ]
+    for found in (made, [missing] * 4):
+        save_state(tmp_path / "state", packed(found))
+        again = opened(load_state(tmp_path / "state"), [missing] * 4)
+        for one, two in zip(found, again, strict=True):
+            expected = missing if one.error else one
+            assert (two.text, two.error) == (expected.text, expected.error)
+            assert np.array_equal(two.confidences, expected.confidences) and two.confidences.dtype == np.float64
