@@ -40,6 +40,8 @@ def aligned(rows: list[tuple[float, float, float]]) -> list[tuple[str, str, str]
     if not sizes or max(sizes) > 30 * min(sizes) or None in each or power:
         return [with_interval(*row) for row in rows]
     decimals = min(found for found in each if found is not None)
+    if min(sizes) < 10.0**-decimals:  # would read 0.000
+        return [with_interval(*row) for row in rows]
     return [tuple(_fixed(x, decimals, power, False) for x in row) for row in rows]  # type: ignore[misc]
 
 

@@ -64,6 +64,8 @@ def test_a_column_has_equal_decimals():
     assert [row[0] for row in aligned(rows)] == ["0.835", "0.709"]
     far = [(1e6, 9e5, 1.1e6), (0.5, 0.4, 0.6)]
     assert aligned(far) == [with_interval(*row) for row in far]
+    small = [(3.9e-4, 3.5e-4, 4.3e-4), (0.010, -0.005, 0.026)]  # no value that is not 0 reads 0.000
+    assert aligned(small) == [with_interval(*row) for row in small]
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))
