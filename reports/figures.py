@@ -26,7 +26,6 @@ VARIABLES = {INK: "currentColor", MUTED: "var(--muted,#5b616b)", GRID: "var(--ha
     colour: f"var(--series-{number},{colour})" for number, colour in enumerate(SERIES, start=1)
 }
 THEME: dict[str, Any] = {
-    "aria": False,  # the figure's own label says what to see; a label on every mark would drown it
     "background": None,
     "padding": {"left": 4, "top": 6, "right": 18, "bottom": 4},
     "font": "sans-serif",
@@ -38,13 +37,15 @@ THEME: dict[str, Any] = {
         "heatmap": {"scheme": "viridis"},
         "diverging": {"scheme": "blueorange"},
     },
-    "mark": {"color": SERIES[0]},
+    # The figure's own label says what to see. A label on every mark would drown it: those with a tooltip get one (`_hoverable`).
+    "mark": {"color": SERIES[0], "aria": False},
     "line": {"strokeWidth": 2},
     "point": {"size": 36, "filled": True},
     "rule": {"color": MUTED},
     "text": {"color": INK, "fontSize": 11},
     "errorbar": {"ticks": False},
     "axis": {
+        "aria": False,
         "domainColor": MUTED,
         "tickColor": MUTED,
         "gridColor": GRID,
@@ -59,6 +60,7 @@ THEME: dict[str, Any] = {
         "tickSize": 4,
     },
     "legend": {
+        "aria": False,
         "labelColor": INK,
         "titleColor": MUTED,
         "labelFontSize": 11,
@@ -110,7 +112,20 @@ def _themed(spec: dict[str, Any]) -> str:
     # Altair writes its own default size into every spec; the theme's holds unless the room chose another one.
     own = dict(spec.get("config") or {})
     own["view"] = {k: v for k, v in own.get("view", {}).items() if not (k.startswith("continuous") and v == 300)}
-    return json.dumps({**spec, "config": merged(THEME, own)}, sort_keys=True)
+    return json.dumps({**_hoverable(spec), "config": merged(THEME, own)}, sort_keys=True)
+
+
+def _hoverable(part: Any) -> Any:
+    """The spec with its marks that have a tooltip labelled by what they stand for, which `_for_page` makes a title of."""
+    if isinstance(part, list):
+        return [_hoverable(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: part[name] if name in ("data", "datasets") else _hoverable(part[name]) for name in part}
+    if "mark" in found and isinstance(found.get("encoding"), dict) and found["encoding"].get("tooltip"):
+        mark = found["mark"] if isinstance(found["mark"], dict) else {"type": found["mark"]}
+        found["mark"] = {**mark, "aria": True}
+    return found
 
 
 @functools.lru_cache(maxsize=256)
@@ -126,6 +141,10 @@ def _for_page(drawn: str, prefix: str, says: str) -> str:
         for child in list(node):
             if child.tag in (f"{SVG}script", f"{SVG}foreignObject"):
                 node.remove(child)
+        if node is not root and (label := node.get("aria-label")):
+            title = ElementTree.Element(f"{SVG}title")
+            title.text = re.sub(r"-?\d+\.\d{5,}", lambda found: f"{float(found[0]):.4g}", label)
+            node.insert(0, title)
         for name, value in list(node.attrib.items()):
             if name.startswith(("on", "aria-")) or name in ("role", "class", "font-family", "version"):
                 del node.attrib[name]

@@ -84,8 +84,13 @@ def measured(plan: Plan, test: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFram
             | {"spans": spans}
         )
     table = pd.DataFrame(rows)
-    table["dominated"] = [_dominated(row, table[table["task"] == row.task]) for row in table.itertuples()]
+    table["dominated"] = dominated(table, ["generated_tokens", "sequential_tokens"])
     return table
+
+
+def dominated(table: pd.DataFrame, axes: list[str]) -> list[bool]:
+    """Whether another row of the same task is no less accurate with no more of any of `axes`, and better in one of all these."""
+    return [_dominated(row, table[table["task"] == row.task], axes) for row in table.itertuples()]
 
 
 def _spends(costs: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
@@ -115,8 +120,7 @@ def _whole(plan: Plan, spends: dict[tuple[Any, ...], tuple[float, float]], metho
     return {name: over_seeds(values) for name, values in seeds.items()}
 
 
-def _dominated(row: Any, others: pd.DataFrame) -> bool:
-    axes = ["generated_tokens", "sequential_tokens"]
+def _dominated(row: Any, others: pd.DataFrame, axes: list[str]) -> bool:
     mine = [getattr(row, axis) for axis in axes]
     if any(math.isnan(value) for value in mine):
         return False
@@ -178,7 +182,10 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
             drawn = mine.dropna(subset=[axis])
             if len(drawn) > 1:
                 spec = _pareto(drawn, axis, axes[axis]).to_dict()
-                says = f"Accuracy against {axes[axis]} on {words}; dominated points are faint, lines are 95 % intervals over seeds."
+                says = (
+                    f"Accuracy against {axes[axis]} on {words}: faint where another point of the task is no less accurate for"
+                    " no more of them; lines are 95 % intervals over seeds."
+                )
                 spec |= {"usermeta": {"says": says}}
                 figure = compile_figure(spec, f"ground-{family}-{axis.replace('_', '-')}")
                 name = f"ground-{family}-{axis.replace('_', '-')}"
@@ -190,7 +197,8 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _pareto(frame: pd.DataFrame, axis: str, title: str) -> alt.LayerChart:
-    frame = frame.assign(faint=frame["dominated"].map({True: 0.25, False: 1.0}), x=frame[axis].astype(float))
+    frame = frame.assign(x=frame[axis].astype(float))
+    frame = frame.assign(faint=[0.25 if worse else 1.0 for worse in dominated(frame, ["x"])])
     frame = frame.assign(
         low=frame["low"].fillna(frame["mean"]).clip(0, 1), high=frame["high"].fillna(frame["mean"]).clip(0, 1)
     )
@@ -206,6 +214,7 @@ def _pareto(frame: pd.DataFrame, axis: str, title: str) -> alt.LayerChart:
     dots = base.mark_point(filled=True, size=60).encode(
         y=alt.Y("mean:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%")),
         shape=alt.Shape("task:N", title=None),
+        tooltip=["variant", "setting"],  # beside what is drawn
     )
     lines = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
     return alt.layer(lines, dots).properties(width=330, height=230)

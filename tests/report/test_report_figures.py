@@ -49,6 +49,15 @@ def test_text_stays_text_and_nothing_can_run():
     assert "<script" not in svg and root.get("aria-label") == 'Look "here" <b>' and root.get("role") == "img"
 
 
+def test_a_mark_with_a_tooltip_says_on_hover_what_it_is_and_no_other_does():
+    dots = alt.Chart(FRAME.assign(y=FRAME.y + 0.123456789, arm="<b>")).mark_point()
+    plain = compile_figure(spec(dots.encode(x="x:Q", y="y:Q")), "f")
+    assert "<title>" not in plain and plain.count("aria-label") == 1
+    drawn = ElementTree.fromstring(compile_figure(spec(dots.encode(x="x:Q", y="y:Q", tooltip=["arm", "y"])), "f"))
+    titles = [node.text for node in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == len(FRAME) and titles[1] == "x: 1; y: 2.123; arm: <b>"
+
+
 def linked(url: str) -> dict:
     # An href on a mark is the only thing in a spec that a reader could click on.
     return spec(alt.Chart(FRAME.assign(u=url), title=url).mark_point().encode(x="x:Q", y="y:Q", href="u:N"))

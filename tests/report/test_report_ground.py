@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,24 @@ def test_the_section_names_every_arm_and_its_source(empty_plan):
     assert {(row["method"], row["arm"]) for row in task["rows"]} == set(ARMS)
     assert all("samples.parquet: method=" in row["source"] for row in task["rows"])
     assert len(found["figures"]) >= 3 and all("<svg" in str(figure["svg"]) for figure in found["figures"])
+
+
+def test_a_figure_fades_what_is_dominated_on_its_own_axis_and_names_points(empty_plan):
+    """Two arms alike but for the path: on generated tokens neither beats the other; on the path one does."""
+    samples = frame(seeds=1)
+    samples = samples[samples.arm.isin(["cot", "parallel"])].assign(generated_tokens=20, correct=True)
+    samples = samples.astype({"generated_tokens": "Int64"})
+    found = {f["file"]: f for f in ground.common_ground(empty_plan, samples, COSTS)["figures"]}
+    faint = {}
+    for axis in ("generated-tokens", "sequential-tokens"):
+        spec = found[f"figures/ground-products-{axis}"]["spec"]
+        (data,) = spec["datasets"].values()
+        faint[axis] = {row["name"]: row["faint"] for row in data}
+    cot, parallel = "coconut · cot", "threadweaver · parallel"
+    assert faint == {"generated-tokens": {cot: 1.0, parallel: 1.0}, "sequential-tokens": {cot: 0.25, parallel: 1.0}}
+    (title, other) = re.findall(r"<title>(.*?)</title>", found["figures/ground-products-sequential-tokens"]["svg"])
+    assert {cot, parallel} == {part.split("name: ")[1].split(";")[0] for part in (title, other)}
+    assert "sequential_tokens: 15" in other or "critical-path tokens: 15" in title + other
 
 
 def test_without_a_second_arm_there_is_no_section(empty_plan):
