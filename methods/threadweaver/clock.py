@@ -22,7 +22,10 @@ def in_turns(decodings: Mapping[str, Callable[[], object]], repeats: int) -> pd.
 
 
 def speedups(times: pd.DataFrame, base: str, own: str) -> dict[str, float]:
-    """Of `base` over `own`, turn by turn: the median ratio of wall-clock with the lowest and the highest, and of CPU time."""
+    """Of `base` over `own`, turn by turn: the median ratio of wall-clock with the lowest and the highest, and of CPU time.
+
+    "wall-clock over CPU": median over all turns. Above 1, one thread on a CPU had to wait for others of the machine.
+    """
     turns = {name: frame.set_index("repeat") for name, frame in times.groupby("decoding")}
     wall = list(turns[base].wall_seconds / turns[own].wall_seconds)
     cpu = list(turns[base].cpu_seconds / turns[own].cpu_seconds)
@@ -31,4 +34,5 @@ def speedups(times: pd.DataFrame, base: str, own: str) -> dict[str, float]:
         "lowest": min(wall),
         "highest": max(wall),
         "CPU speed-up": statistics.median(cpu),
+        "wall-clock over CPU": statistics.median(times.wall_seconds / times.cpu_seconds),
     }

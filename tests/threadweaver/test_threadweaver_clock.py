@@ -26,4 +26,5 @@ def test_decodings_take_turns_and_the_first_turn_is_not_counted(monkeypatch: pyt
     assert order == ["slow", "fast"] * 4
     assert times.wall_seconds.tolist() == [6, 2, 8, 4, 9, 3] and times.cpu_seconds.tolist() == [3, 1, 4, 2, 4.5, 1.5]
     found = speedups(times, "slow", "fast")
+    assert found.pop("wall-clock over CPU") == 2
     assert found == {"wall-clock speed-up": 3, "lowest": 2, "highest": 3, "CPU speed-up": 3}  # 3, 2 and 3
