@@ -33,6 +33,7 @@ class SuperpositionConfig(MethodConfig):
     clip: float = knob(1.0, "largest gradient norm; 0: none", ge=0)
     validation_items: int = knob(300, "items that checkpoints are chosen by", unit="items", ge=1)
     validate_every: int = knob(200, "steps between validations", unit="steps", ge=1)
+    stop_after: int = knob(2, "validations in a row without a mistake after which a training ends", ge=1)
     log_every: int = knob(20, "steps between points of the curves", unit="steps", ge=1)
     most: int = knob(16, "tokens a completion may have", unit="tokens", ge=1)
     test_items: int = knob(500, "items of the test of trained arms", unit="items", stage="evaluate", ge=1)

@@ -54,15 +54,20 @@ def train(run: Run) -> None:
         validate_every=config.validate_every,
         seed=run.seed("dropout"),
     )
+    perfect = 0
     restored = run.restore()
     if restored:
-        trainer.restore(restored[1])
+        trainer.restore(restored[1]["trainer"])
+        perfect = restored[1]["perfect"]
     for point in run.progress(trainer, "steps", total=config.steps, start=trainer.step):
         if point.step % config.log_every == 0 or point.score is not None:
             run.log(point.step, loss=point.loss, stage=coconut.stage(config, point.step - 1))
         if point.score is not None:
             run.log(point.step, validation_accuracy=point.score)
-        run.checkpoint(point.step, trainer.state)
+            perfect = perfect + 1 if point.score == 1 else 0
+            if perfect >= config.stop_after:
+                break
+        run.checkpoint(point.step, lambda perfect=perfect: {"trainer": trainer.state(), "perfect": perfect})
     run.metric("chosen_step", trainer.keep_best())
     run.metric("validation_accuracy", trainer.best["score"])
     run.save_model(thinker.save)

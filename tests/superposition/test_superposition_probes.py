@@ -14,7 +14,7 @@ from methods.superposition import probes, published, train
 from methods.superposition.method import Superposition
 from tycho import records
 from tycho.adapter import JobView, Run
-from tycho.config import MethodPlan, job_config
+from tycho.config import MethodPlan, job_config, load_settings, method_plan
 from tycho.harness import make_items
 from tycho.keys import JobKey
 from tycho.lm.examples import IGNORED
@@ -136,6 +136,18 @@ def test_a_trained_arm_answers_the_items_of_coconuts_arms(tmp_path):
     assert found.response.tolist() == [task.text(ids) for ids, _ in written]
     assert found.generated_tokens.tolist() == [cost.generated_tokens for _, cost in written]
     assert Superposition().stages("untied") == ("train", "evaluate", "analyse")
+
+
+def test_the_untied_arm_has_coconuts_recipe():
+    """So that the output layer alone tells the two apart; the arms with one label a stage differ in the numbers of steps."""
+    settings = load_settings({"scale": "standard"})
+    mine, theirs = (method_plan(name, settings) for name in ("superposition", "coconut"))
+    other = job_config(Coconut(), theirs, "coconut", "graphs").model_dump()
+    ours = job_config(Superposition(), mine, "untied", "graphs").model_dump()
+    shared = {name: value for name, value in ours.items() if name in other}
+    assert len(shared) > 15 and shared == {name: other[name] for name in shared}
+    rule, bfs = (job_config(Superposition(), mine, arm, "graphs").model_dump() for arm in ("published_rule", "bfs"))
+    assert rule | {"labels": ""} == bfs | {"labels": ""}
 
 
 def test_the_tables_are_the_printed_ones():
