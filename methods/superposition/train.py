@@ -69,6 +69,7 @@ def train(run: Run) -> None:
                 break
         run.checkpoint(point.step, lambda perfect=perfect: {"trainer": trainer.state(), "perfect": perfect})
     run.metric("chosen_step", trainer.keep_best())
+    run.metric("steps", trainer.step)
     run.metric("validation_accuracy", trainer.best["score"])
     run.save_model(thinker.save)
 

@@ -150,6 +150,39 @@ def test_the_untied_arm_has_coconuts_recipe():
     assert rule | {"labels": ""} == bfs | {"labels": ""}
 
 
+def test_a_training_ends_after_two_perfect_validations_though_it_was_killed_between_them(tmp_path, monkeypatch):
+    """Scores are scripted; training, checkpoint and resumption are real."""
+    small = {"steps": 8, "batch": 4, "first_steps": 1, "stage_steps": 1, "validate_every": 1, "validation_items": 2}
+    config = job_config(Superposition(), MethodPlan(config=small), "untied", "graphs")
+    key = JobKey("quick", "superposition", "untied", "graphs", 0)
+    scores = {3: 1.0, 4: 0.5, 5: 1.0, 6: 1.0}  # by training step; after 3 and 4 the count begins anew
+    monkeypatch.setattr(train.coconut, "score", lambda thinker, task, config, step: scores.get(step, -1.0))
+
+    class Killed(Exception):
+        pass
+
+    def trained(folder, kill_at=None):
+        run = Run(key, "train", config, job=JobView(key, folder), work=folder / "work", checkpoint_seconds=0)
+        plain = run.checkpoint
+
+        def checkpoint(step, state):
+            plain(step, state)
+            if step == kill_at:
+                raise Killed
+
+        run.checkpoint = checkpoint
+        train.train(run)
+        metrics = {row["name"]: row["value"] for row in run._rows if row["step"] is None}
+        return metrics, Thinker.load(run._out / "model").model.state_dict()
+
+    metrics, weights = trained(tmp_path / "undisturbed")
+    assert metrics["chosen_step"] == 3 and metrics["steps"] == 6
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", kill_at=5)
+    again, same = trained(tmp_path / "killed")
+    assert again == metrics and all(torch.equal(value, same[name]) for name, value in weights.items())
+
+
 def test_the_tables_are_the_printed_ones():
     """Table 5 prints three seeds a cell; published.py has their means. Table 1 prints means."""
     printed = {
