@@ -130,6 +130,11 @@ class ThreadWeaver(Method):
             "control",
             {"start": "parallel", "budget": "extra"},
         ),
+        "sequential_extra": Arm(
+            "`sequential_more`, then as many steps on further traces as `self_trained` has on its own",
+            "baseline",
+            {"form": "plain", "start": "sequential_more", "budget": "extra"},
+        ),
         "p_grpo": Arm("`self_trained`, then P-GRPO", config={"kind": "rl", "start": "self_trained"}),
         "p_grpo_std": Arm(
             "the same with advantages divided by the group's standard deviation",
@@ -137,9 +142,9 @@ class ThreadWeaver(Method):
             {"kind": "rl", "start": "self_trained", "normalise": "std"},
         ),
         "sequential_rl": Arm(
-            "`sequential_more`, then the same policy gradient without threads",
+            "`sequential_extra`, then the same policy gradient without threads",
             "baseline",
-            {"kind": "rl", "start": "sequential_more", "rl_mode": "plain"},
+            {"kind": "rl", "start": "sequential_extra", "rl_mode": "plain"},
         ),
         "respawn": Arm(
             "`parallel`; threads of low group confidence (DeepConf) are stopped and started again",

@@ -76,6 +76,33 @@ def test_arms_see_the_same_further_problems_and_scratch_sees_all() -> None:
     assert seen(budget="extra") == [16, 17] and len(seen(budget="more", kind="self")) == 2
 
 
+def test_what_is_compared_has_been_trained_as_long() -> None:
+    """Steps of training behind an arm and those it goes on from, at scale standard, on every task where both run."""
+    planned = plan(load_settings({"scale": "standard", "only": ["threadweaver"]})).jobs
+    jobs = {(key.task, key.arm): job.config for key, job in planned.items()}
+
+    def steps(task: str, arm: str) -> tuple[int, int]:
+        config = jobs[task, arm]
+        supervised, reinforced = steps(task, config.start) if config.start else (0, 0)
+        if config.kind == "rl":
+            return supervised, reinforced + config.rl_steps * config.rl_prompts * config.rl_rollouts
+        return supervised + (span(config)[1] if config.kind != "none" else 0), reinforced
+
+    pairs = [("sequential_more", "parallel"), ("parallel", "scratch"), ("self_trained", "parallel_more"),
+             ("p_grpo", "p_grpo_std"), ("p_grpo", "sequential_rl"), ("respawn", "parallel"), ("respawn", "respawn_random")]  # fmt: skip
+    met = [
+        (task, *pair)
+        for task in {task for task, _ in jobs}
+        for pair in pairs
+        if {(task, arm) for arm in pair} <= set(jobs)
+    ]
+    assert {pair for _, *both in met for pair in [tuple(both)]} == set(pairs)
+    for task, one, other in met:
+        assert steps(task, one) == steps(task, other), (task, one, other)
+        same = ("batch", "more_rate", "warmup", "validation_items", "validate_every", "stop_after", "rl_rate", "forked")
+        assert [getattr(jobs[task, one], knob) for knob in same] == [getattr(jobs[task, other], knob) for knob in same]
+
+
 def test_estimands_pair_items_and_read_the_format() -> None:
     well = "<Parallel>\n<Outlines>\n<Outline>1:</Outline>\n</Outlines>\n<Thread>\n1: x</Thread>\n</Parallel> y"
     rows = [
