@@ -21,7 +21,7 @@ from methods.deepconf.online import (
     shuffled,
 )  # fmt: skip
 from methods.deepconf.pools import Pool
-from methods.deepconf.voting import paper_rules, vote_all
+from methods.deepconf.voting import Rule, paper_rules, vote_all
 
 BY_BUDGET = ("majority", "lowest@10", "low", "low+tau", "high", "consensus-only")
 AUC = ("mean", "lowest", "bottom10%", "tail")
@@ -59,6 +59,14 @@ def offline(confidences: Ragged, codes: np.ndarray, order: np.ndarray, window: i
     yield Said("pass@1", one, lengths[:, 0], lengths[:, 0], (one >= 0).astype(int))
 
 
+def filter_of_others(confidences: Ragged, codes: np.ndarray, order: np.ndarray, window: int) -> Said:
+    """The filter at 10 % over answers that were dealt anew: a control of the offline rules."""
+    scores = {"lowest": score(confidences, {"lowest": paper_measures(window)["lowest"]})["lowest"][order]}
+    found = vote_all(codes[order], scores, {"rule": Rule("lowest", 10)})["rule"]
+    lengths = confidences.lengths[order]
+    return Said("lowest@10 shuffled", found.answer, lengths.sum(axis=1), lengths.max(axis=1), found.ballots)
+
+
 def online(
     confidences: Ragged, codes: np.ndarray, order: np.ndarray, policy: Policy, rng: np.random.Generator
 ) -> Iterator[Said]:
@@ -80,7 +88,10 @@ def online(
                 continue
             yield said(f"random-stop{ending}", random_stop(confidences, codes, order, made, own, rng))
             dealt = np.broadcast_to(codes, (1, len(codes)))
-            yield said(f"shuffled{ending}", replay(confidences, shuffled(dealt, rng)[0], order, own))
+            anew = shuffled(dealt, rng)[0]
+            yield said(f"shuffled{ending}", replay(confidences, anew, order, own))
+            if not ending:
+                yield filter_of_others(confidences, anew, order, policy.window)
             spent = majority_at_tokens(codes, confidences.lengths, order, made.tokens)
             yield Said(f"majority at equal tokens{ending}", spent.answer, made.tokens, made.tokens, spent.ballots)
     low = replace(policy, eta=MODES["low"])

@@ -65,6 +65,17 @@ def test_rules_are_the_mathematics_question_by_question():
     assert (frame.sequential_tokens.dropna() <= frame.generated_tokens[frame.sequential_tokens.notna()]).all()
 
 
+def test_the_filters_control_is_the_filter_over_other_answers():
+    confidences, codes = made_pool().question(0)
+    order = rules.orders(np.random.default_rng(2), 5, 16, len(codes))
+    own = next(one for one in rules.offline(confidences, codes, order, 3) if one.rule == "lowest@10")
+    same = rules.filter_of_others(confidences, codes, order, 3)
+    assert np.array_equal(own.codes, same.codes) and np.array_equal(own.ballots, same.ballots)
+    said = rules.online(confidences, codes, order, Policy(warmup=4, window=3), np.random.default_rng(3))
+    dealt = next(one for one in said if one.rule == "lowest@10 shuffled")
+    assert not np.array_equal(dealt.codes, own.codes) and np.array_equal(dealt.tokens, own.tokens)
+
+
 def test_auc_is_the_chance_that_a_right_trace_scores_higher():
     pool = made_pool(questions=3)
     found = rules.auc(pool, window=3)
