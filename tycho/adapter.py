@@ -113,6 +113,10 @@ class Method(ABC):
         """Looks across the method's jobs (`run.jobs`). Only called where a room overrides it."""
         raise NotImplementedError(f"{self.name} has no synthesise stage")
 
+    def synthesis_reads(self, key: JobKey) -> bool:
+        """Whether the synthesis looks at a job, and so waits for it."""
+        return True
+
     @classmethod
     def synthesises(cls) -> bool:
         return cls.synthesise is not Method.synthesise

@@ -231,7 +231,10 @@ class _Builder:
             if key not in own:
                 own.add(key)
                 waiting += [need.key for need in self.jobs[key].needs.values()]
-        needs = {str(key): Need(key, self.jobs[key].stages[-1]) for key in sorted(own) if key.method == method.name}
+        mine = [key for key in sorted(own) if key.method == method.name and method.synthesis_reads(key)]
+        if not mine:
+            return
+        needs = {str(key): Need(key, self.jobs[key].stages[-1]) for key in mine}
         key = JobKey(self.settings.scale, method.name, SYNTHESIS, ACROSS, 0)
         if key in self.jobs:
             raise TychoError(f"{key} is the name of the synthesis: call the arm or the task something else")

@@ -96,6 +96,16 @@ def test_a_synthesis_depends_on_all_its_methods_jobs(toy):
     assert {need.stage for need in synthesis.needs.values()} == {"analyse"}
 
 
+def test_a_synthesis_does_not_wait_for_what_it_does_not_read(toy):
+    reads = SYNTHESIS + "def synthesis_reads(self, key):\n    return key.seed == {}\n"
+    plans = "smoke: {seeds: 2}"
+    toy.write("some", toy.adapter("some", reads.format(1)), plans)
+    synthesis = planned({"only": ["some"]}).jobs[key("synthesis", method="some", task="all")]
+    assert list(synthesis.needs) == ["smoke/some/one/t/seed1"]
+    toy.write("blind", toy.adapter("blind", reads.format(7)), plans)
+    assert {found.arm for found in planned({"only": ["blind"]}).jobs} == {"one"}
+
+
 def test_a_synthesis_leaves_jobs_of_other_methods_out(toy):
     needs = 'def needs(self, key, config):\n    return {"x": Need(JobKey(key.scale, "toy", "base", "t", 7))}\n'
     toy.write("user", toy.adapter("user", needs + SYNTHESIS), "smoke: {}")
