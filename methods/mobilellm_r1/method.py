@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from tycho.adapter import Arm, Method, MethodConfig, Need, Paper, Run, knob
+from tycho.errors import TychoError
 from tycho.keys import JobKey
 
 BAD = ("noisy", "duplicated", "decoy")
+SIZES = Literal["140M", "360M", "950M"]
+
+
+class Stage(MethodConfig):
+    """A stage of the published training. The published numbers are in scales.yaml, their sources in models.yaml."""
+
+    name: str = knob("", "the stage's name in models.yaml")
+    start: str = knob("", "the arm whose model it goes on from; empty: an untrained one")
+    size: SIZES = knob("140M", "which of the published architectures")
+    shape: dict[str, int] = knob({}, "changes of the architecture, for copies scaled down")
+    tokenizer: str = knob("", "a folder, or owner/name@revision")
+    folder: Path = knob(Path("data/mobilellm_r1"), "where each corpus has a folder of its own name")
+    files: dict[str, list[str]] = knob(
+        {}, "files, folders or hub://owner/name@commit/file of corpora that lie elsewhere"
+    )
+    mixture: dict[str, float] = knob({}, "weights of the corpora, of any sum")
+    packed: bool = knob(True, "documents are joined to full sequences; else a sequence is one document")
+    sequence: int = knob(2048, "length of a sequence", unit="tokens", ge=2)
+    batch: int = knob(16, "sequences of one GPU in a step", ge=1)
+    gpus: int = knob(128, "GPUs of the published training, whose batches are accumulated here", ge=1)
+    at_once: int = knob(4, "sequences that pass through the model together", ge=1)
+    steps: int = knob(1000, "training steps", unit="steps", ge=1)
+    learning_rate: float = knob(4e-3, "peak learning rate", gt=0)
+    warmup: int = knob(0, "steps of linear warm-up", unit="steps", ge=0)
+    end: float = knob(0.0, "share of the peak rate at the end of its linear decay", ge=0, le=1)
+    weight_decay: float = knob(0.1, "weight decay of AdamW", ge=0)
+    clip: float = knob(1.0, "largest gradient norm; 0: none", ge=0)
+    teacher: str = knob(
+        "", "the loss is the divergence from this model (a folder, or owner/name@revision); empty: of the next token"
+    )
+    rope_theta_factor: float = knob(1.0, "what the base of the rotary positions is multiplied by before it", gt=0)
+    bf16: bool = knob(True, "whether products are computed in bfloat16; weights and moments are float32")
+    log_every: int = knob(50, "steps between points of the curves", unit="steps", ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Stage:
+        if self.batch * self.gpus % self.at_once:
+            raise ValueError(f"at_once must divide the {self.batch * self.gpus} sequences of a step")
+        return self
 
 
 class MobileLLMConfig(MethodConfig):
@@ -50,6 +93,8 @@ class MobileLLMConfig(MethodConfig):
     items: int = knob(100, "questions it is asked", stage="evaluate", ge=1)
     most: int = knob(96, "tokens an answer may have", unit="tokens", stage="evaluate", ge=1)
     data: Path | None = knob(None, "GSM8K's test file, for task gsm8k", stage="evaluate")
+    # The published training, for task stages.
+    stage: Stage | None = knob(None, "a stage of the published training")
 
 
 class MobileLLMR1(Method):
@@ -78,19 +123,34 @@ class MobileLLMR1(Method):
         "mid_random": Arm("goes on from `uniform`; as many samples of each round are dropped at random", "control", {"drop": "random"}),
         "mid_none": Arm("goes on from `uniform` on all samples", "baseline", {"drop": "none"}),
         "smollm2": Arm("SmolLM2-135M-Instruct under lm-eval, few-shot completion", "baseline"),
+        "pretrain_1": Arm("published pre-training, first mixture", "ingredient", {"stage": {"name": "pretrain-1"}}),
+        "pretrain_2": Arm("published pre-training, second mixture", "ingredient", {"stage": {"name": "pretrain-2", "start": "pretrain_1"}}),
+        "midtrain_1": Arm("published mid-training, first mixture", "ingredient", {"stage": {"name": "midtrain-1", "start": "pretrain_2"}}),
+        "midtrain_2": Arm("published mid-training, second mixture", "ingredient", {"stage": {"name": "midtrain-2", "start": "midtrain_1"}}),
+        "general_sft": Arm("published tuning on instructions", "ingredient", {"stage": {"name": "general-sft", "start": "midtrain_2"}}),
+        "reasoning_sft": Arm("published tuning on long traces", "ingredient", {"stage": {"name": "reasoning-sft", "start": "general_sft"}}),
     }  # fmt: skip
     tasks = {
         "corpora": "six procedural corpora: sums and differences, stack programs and facts, and noisy, duplicated and random text",
         "gsm-symbolic": "word problems of reasoning-gym's gsm_symbolic, asked as GSM8K is (8-shot)",
         "gsm8k": "GSM8K's test, from a file (knob `data`)",
+        "stages": "the published training on corpora from files (knob `stage`), at scale paper",
     }
 
     def stages(self, arm: str) -> tuple[str, ...]:
         if arm == "smollm2":
             return ("evaluate",)
+        if "stage" in self.arms[arm].config:
+            return ("train",)
         return ("train", "analyse") if arm == "specialists" else ("train", "evaluate")
 
     def needs(self, key: JobKey, config: Any) -> dict[str, Need]:
+        if ("stage" in self.arms[key.arm].config) != (key.task == "stages"):
+            raise TychoError(
+                f"{key.arm} does not go with {key.task}: the published stages, and they alone, have the task stages"
+            )
+        if key.task == "stages":
+            return {"start": Need(replace(key, arm=config.stage.start))} if config.stage.start else {}
         if key.task != "corpora":
             return {}
         wanted = {"influence": "specialists"} if config.mix == "influence" else {}
@@ -104,9 +164,12 @@ class MobileLLMR1(Method):
         }
 
     def train(self, run: Run) -> None:
-        from methods.mobilellm_r1 import midtrain, train
+        from methods.mobilellm_r1 import midtrain, stages, train
 
-        midtrain.midtrain(run) if run.config.drop else train.pretrain(run)
+        if run.key.task == "stages":
+            stages.train(run)
+        else:
+            midtrain.midtrain(run) if run.config.drop else train.pretrain(run)
 
     def evaluate(self, run: Run) -> None:
         from methods.mobilellm_r1 import evaluate, evaluation
@@ -122,3 +185,6 @@ class MobileLLMR1(Method):
         from methods.mobilellm_r1.synthesise import synthesise
 
         synthesise(run)
+
+    def synthesis_reads(self, key: JobKey) -> bool:
+        return key.task != "stages"  # a row does not wait for months of training

@@ -34,7 +34,7 @@ class Architecture:
 @dataclass(frozen=True)
 class Stage:
     """One training stage as published. `batch` sequences of `sequence` tokens on each of `gpus`; the schedule ends at
-    `end` times the learning rate; a stage is as long as `steps` or `epochs` say."""
+    `end` times the learning rate; a stage is as long as `steps` or `epochs` say, and took `days`."""
 
     batch: int
     sequence: int
@@ -51,6 +51,7 @@ class Stage:
     warmup_steps: int = 0
     warmup_share: float = 0.0
     data: str = ""
+    days: str = ""
 
     @property
     def tokens_a_step(self) -> int:
@@ -111,7 +112,6 @@ def config(name: str, *, final: bool = False, **changes: Any) -> Any:
         num_local_experts=0,
         interleave_moe_layer_step=0,
         tie_word_embeddings=True,
-        pad_token_id=0,
     )
 
 

@@ -1,7 +1,7 @@
 """Every training of scale `paper`, with its own settings but small: it takes its steps, and killed at any step it ends alike.
 
-A copy keeps all that the entry says and changes sizes, numbers of steps and files. deepconf, mobilellm_r1 and superposition
-train nothing at this scale; their copies are in tests/deepconf (against a server) and tests/mobilellm_r1.
+A copy keeps all that the entry says and changes sizes, numbers of steps and files. deepconf and superposition train nothing at
+this scale; the copy of the former is in tests/deepconf (against a server), that of mobilellm_r1's row in tests/mobilellm_r1.
 """
 
 from __future__ import annotations
@@ -92,15 +92,39 @@ def path_not_taken(folder: Path) -> Change:
     return {"task_arms": {"letters": [arm]}, "arm_config": {arm: {"model": base, "tuned": tuned}}}
 
 
+def mobilellm_r1(folder: Path) -> Change:
+    """All stages of the published training, one after the other, on a few documents of each corpus."""
+    from methods.mobilellm_r1.method import MobileLLMR1
+
+    arms = [name for name, arm in MobileLLMR1.arms.items() if "stage" in arm.config]
+    entry = planned("mobilellm_r1", {}, folder)
+    for key, job in entry.jobs.items():
+        for name in job.config.stage.mixture if key.task == "stages" else ():
+            tiny.corpus(folder / "corpora" / name, name, chats=key.arm == "general_sft")
+    model = tiny.causal(folder / "model", "llama")
+    small = {"batch": 2, "gpus": 2, "at_once": 2, "steps": 2, "sequence": 16, "tokenizer": model}
+    taught = {"stage": small | {"teacher": model}}
+    shape = {"layers": 2, "heads": 2, "kv_heads": 1, "width": 16, "feed_forward": 24, "vocabulary": 257, "context": 64}
+    return {
+        "tasks": ["stages"],
+        "task_config": {"stages": {"stage": {"folder": str(folder / "corpora"), "shape": shape, "log_every": 1}}},
+        "arm_config": {arm: taught if "midtrain" in arm else {"stage": small | {"warmup": 1}} for arm in arms},
+    }
+
+
 COPIES: dict[str, Callable[[Path], Change]] = {
-    f.__name__: f for f in (coconut, token_assorted, spg, threadweaver, cogs, path_not_taken)
+    f.__name__: f for f in (coconut, token_assorted, spg, threadweaver, cogs, path_not_taken, mobilellm_r1)
 }
-SOME = {"path_not_taken"}  # a copy of one arm; the others differ in what they compare
+SOME = {
+    "path_not_taken",
+    "mobilellm_r1",
+}  # a copy of one arm, the others differ in what they compare; a copy of what is trained
 KILLED = {
     "coconut": ["coconut"],
     "token_assorted": ["latent"],
     "spg": ["spg_mix"],
     "threadweaver": ["parallel", "p_grpo"],
+    "mobilellm_r1": ["pretrain_1", "pretrain_2", "midtrain_1", "midtrain_2", "general_sft", "reasoning_sft"],
 }
 
 

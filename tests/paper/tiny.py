@@ -66,6 +66,24 @@ def llada(folder: Path) -> str:
     return str(folder)
 
 
+def corpus(folder: Path, name: str, *, chats: bool = False) -> None:
+    """A few documents as text, in one file of JSON lines and one of parquet; or conversations."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if chats:
+        rows = [
+            {"messages": [{"role": "user", "content": f"{a} plus {b}?"}, {"role": "assistant", "content": str(a + b)}]}
+            for a, b in SUMS
+        ]
+    else:
+        rows = [{"text": f"{name}: {a} plus {b} is {a + b}. " * a} for a, b in SUMS]
+        parquet.write_table(pa.Table.from_pylist(rows[2:]), folder / "b.parquet", row_group_size=1)
+        rows = rows[:2]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def sums(folder: Path) -> str:
     """Questions with steps and answers, as Coconut's files have them."""
     items = [
