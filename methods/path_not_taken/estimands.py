@@ -8,6 +8,8 @@ import pandas as pd
 # Tunings of all weights: their curves hold the update's norm.
 FULL = ("grpo", "reinforce", "sft_fixed", "sft_uniform", "sft_oracle", "sft_rejection")
 
+TARGET = 0.95  # the knob's default, which no scale changes
+
 
 def overlap_low_by_tensor(records, *, arm, task, variant, setting) -> pd.DataFrame:
     """Matrices are the items: a single tuning of the real model still has many of them."""
@@ -38,6 +40,23 @@ def early_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
     """|Delta|_F / |W0|_F at the first evaluation behind the start, which is after as many steps in every arm."""
     found = _steps(records, task, variant).query("arm == @arm and name == 'norm' and step > 0")
     return found.sort_values("step").groupby("seed", as_index=False).first()[["seed", "value"]]
+
+
+def steps_between(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """`steps_to_target` between evaluations: where the line through the last two of new_accuracy meets the target.
+
+    Where no target was met the steps are censored, as there.
+    """
+    found = records.metrics.query("arm == @arm and task == @task and variant == @variant")
+    curves = found[(found.name == "new_accuracy") & found.step.notna()].sort_values("step")
+    ends = found[found.name == "steps_to_target"].set_index("seed")
+    rows = []
+    for seed, curve in curves.groupby("seed"):
+        steps, censored = float(ends.value[seed]), bool(ends.censored[seed])
+        if not censored and len(curve) > 1:
+            steps = float(np.interp(TARGET, curve.value.iloc[-2:], curve.step.iloc[-2:].astype(float)))
+        rows.append({"seed": seed, "value": steps, "censored": censored})
+    return pd.DataFrame(rows, columns=["seed", "value", "censored"])
 
 
 def _steps(records, task: str, variant: str) -> pd.DataFrame:

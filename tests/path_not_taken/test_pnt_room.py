@@ -244,6 +244,27 @@ def test_early_norm_is_that_of_the_first_evaluation_behind_the_start(curves):
         assert estimands.early_norm(curves, arm=arm, **where).value.tolist() == wanted
 
 
+def test_steps_to_the_target_are_read_between_evaluations():
+    told = {0: ([0.5, 0.85, 0.97], False), 1: ([0.5, 0.6, 0.7], True), 2: ([0.5, 0.9, 0.95], False)}
+    point = {"arm": "mask_low", "task": "residues", "variant": "", "censored": False}
+    rows = []
+    for seed, (values, censored) in told.items():
+        rows += [
+            point | {"seed": seed, "name": "new_accuracy", "step": 50 * i, "value": v} for i, v in enumerate(values)
+        ]
+        rows.append(
+            point | {"seed": seed, "name": "steps_to_target", "step": None, "value": 100.0, "censored": censored}
+        )
+
+    class Kept:
+        metrics = pd.DataFrame(rows).astype({"step": "Int64"})
+
+    found = estimands.steps_between(Kept, arm="mask_low", task="residues", variant="", setting="")
+    assert found.value.tolist() == pytest.approx([50 + 50 * 10 / 12, 100, 100])
+    assert found.censored.tolist() == [False, True, False]
+    assert PathNotTaken.Config().target == estimands.TARGET
+
+
 def test_chance_explains_more_of_few_points_than_of_many_and_less_than_a_cause():
     rng = np.random.default_rng(0)
     by_chance = {}
