@@ -113,6 +113,33 @@ def test_any_claims(tmp_path_factory, claims):
     one_line(load_claims, path)
 
 
+LOGPROBS = st.recursive(
+    st.floats() | st.integers() | st.none() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["content", "logprob", "top_logprobs", "a"]), inner, max_size=3),
+)  # fmt: skip
+TRACE = st.fixed_dictionaries(
+    {}, optional={name: VALUES | LOGPROBS for name in ("question", "text", "answer", "target", "confidences", "top_logprobs", "logprobs", "tokens", "confs")}
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.lists(TRACE | VALUES, max_size=3) | BYTES)
+def test_any_traces(tmp_path_factory, traces):
+    """What is kept has one row a trace and finite confidences; the rest is told, a line a kind."""
+    from methods.deepconf.traces import read_traces
+
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    text = (
+        traces if isinstance(traces, bytes) else "".join(json.dumps(row, default=str) + "\n" for row in traces).encode()
+    )
+    path.write_bytes(text)
+    found = one_line(read_traces, path)
+    if found is not None:
+        assert len(found.frame) == len(found.confidences.lengths)
+        assert all(0 <= value < float("inf") for value in found.confidences.values)
+        assert all("\n" not in str(problem) for problem in found.problems)
+
+
 @given(VALUES)
 def test_any_status(tmp_path_factory, status):
     """A status file of another hand, or of a version to come."""
