@@ -124,7 +124,7 @@ def sums(count: int, shots: int = 4) -> Problem:
 
 
 def published(task: str, source: str, count: int, answers: str, asked: str = "") -> Problem:
-    """Rows of `question` (or `problem`) and `answer`, JSON lines or parquet, from a path or the hub; `asked` follows each."""
+    """Rows of `question` (or `problem`) and `answer`, or GPQA's, from a file or the hub; `asked` follows each question."""
     from methods.deepconf.published import SETS
     from tycho.tasks.published import fetch
 
@@ -136,17 +136,28 @@ def published(task: str, source: str, count: int, answers: str, asked: str = "")
         )
     try:
         rows = rows_of(fetch(source))
-        pairs = [(str(row.get("question") or row["problem"]) + asked, str(row["answer"])) for row in rows][:count]
+        pairs = [question_of(row) for row in rows[:count]]
     except (ValueError, KeyError, AttributeError) as error:
         raise TychoError(f"{source} is not JSON lines with `question` and `answer`: {error}") from error
-    items = make_items([question for question, _ in pairs], [answer for _, answer in pairs])
+    items = make_items([question + asked for question, _ in pairs], [answer for _, answer in pairs])
     return Problem(items, finder(answers), canonical, equal)
+
+
+def question_of(row: dict[str, Any]) -> tuple[str, str]:
+    """(question, answer) of a row. GPQA's has its right choice first: its four are shown in an order that follows from
+    the question, and the answer is a letter."""
+    if "Correct Answer" not in row:
+        return str(row.get("question") or row["problem"]), str(row["answer"])
+    question, names = str(row["Question"]).strip(), ["Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
+    order = np.random.default_rng(zlib.crc32(question.encode())).permutation(4).tolist()
+    shown = [f"{letter}) {str(row[names[place]]).strip()}" for letter, place in zip("ABCD", order, strict=True)]
+    return "\n".join([question, "", *shown]), "ABCD"[order.index(0)]
 
 
 def rows_of(path: Path) -> list[Any]:
     """A file's rows. Raises ValueError where it is not what its name says."""
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path).to_dict("records")
+    if path.suffix in (".parquet", ".csv"):
+        return (pd.read_parquet if path.suffix == ".parquet" else pd.read_csv)(path).to_dict("records")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

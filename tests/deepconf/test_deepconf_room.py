@@ -137,6 +137,22 @@ def test_published_sets_are_files_or_commits(tmp_path):
         pools.published("aime25", str(path), 5, "boxed")
 
 
+def test_gpqas_choices_are_shown_and_the_answer_is_a_letter(tmp_path):
+    names = ["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
+    rows = [{"Question": f"Which, {i}?\n", **dict(zip(names, (f"yes {i} ", "no", "never", "none, ever"), strict=True))} for i in range(40)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "gpqa.csv", index=False)
+    problem = pools.published("gpqa", str(tmp_path / "gpqa.csv"), 30, "boxed", "\nBox the letter.")
+    assert len(problem.items) == 30 and set(problem.items.target) == set("ABCD")  # the right one is in no fixed place
+    for i, item in enumerate(problem.items.itertuples()):
+        lines = item.prompt.split("\n")
+        assert lines[:2] == [f"Which, {i}?", ""] and lines[-1] == "Box the letter."
+        assert f"{item.target}) yes {i}" in lines[2:6] and sorted(line[3:] for line in lines[2:6])[0] == "never"
+        assert problem.right(problem.find(rf"\boxed{{{item.target.lower()}}}"), item.target)
+    assert problem.items.equals(
+        pools.published("gpqa", str(tmp_path / "gpqa.csv"), 30, "boxed", "\nBox the letter.").items
+    )
+
+
 PAPER = {  # hub id, temperature, top-p, top-k, tokens: examples of the public code; Table 11 for Qwen3
     "deepseek_8b": ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 0.6, 0.95, 0, 64_000),
     "qwen3_8b": ("Qwen/Qwen3-8B", 0.6, 0.95, 20, 32_000),
