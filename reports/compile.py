@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports import costs, exports, ground, sections, trace
 from reports.collect import Collected, claims_by_method, lookup, read_claims_table, read_collected, rooms
@@ -47,6 +48,7 @@ def compile_report(plan: Plan) -> tuple[Path, list[str]]:
     directions = [direction(name, plan, abouts.get(name), rows) for name in rooms(plan)]
     common = ground.common_ground(plan, collected.samples, collected.costs)
     fixed = {"head": header(plan, collected, origin), "states": STATES, "directions": directions, "origin": origin}
+    fixed["traced_pages"] = set(abouts)  # directions with a page of records: ingredients of others may be of none
     index = fixed | {
         "summary": summary(rows, directions),
         "claims": rows,
@@ -103,9 +105,16 @@ def render(template: str, context: dict[str, Any]) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    found.filters["code"] = _code
+    return found
+
+
+def _code(text: str) -> Markup:
+    """What stands between backticks in a sentence of a room is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def provenance(plan: Plan, statuses: pd.DataFrame) -> dict[str, Any]:

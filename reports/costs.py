@@ -34,15 +34,18 @@ def arm_costs(direction: Direction) -> list[dict[str, Any]]:
         mine, others = _spent(spent, own), _spent(spent, lent)
         if not mine["stages"] and not others["stages"]:
             continue
+        places = {(key.method, key.arm) for key, _ in lent}
         named = sorted(
-            {f"{key.arm}" if key.method == direction.method.name else f"{key.method}/{key.arm}" for key, _ in lent}
+            (arm if method == direction.method.name else f"{method}/{arm}", method, arm) for method, arm in places
         )
         rows.append(
             {
                 "arm": arm,
                 "jobs": len(jobs),
                 "cpu": seconds(mine["cpu_seconds"]),
-                "ingredients": named,
+                "ingredients": [
+                    {"name": name, "method": method, "anchor": cost_anchor(arm)} for name, method, arm in named
+                ],
                 "borrowed": seconds(others["cpu_seconds"]) if lent else "–",
                 "total": seconds(mine["cpu_seconds"] + others["cpu_seconds"]),
                 "memory": number(float(memory.get(arm, math.nan))),
@@ -50,7 +53,7 @@ def arm_costs(direction: Direction) -> list[dict[str, Any]]:
                 "tokens": number(mine["generated_tokens"]) if mine["generated_tokens"] else "–",
                 "anchor": cost_anchor(arm),
                 "source": f"costs.parquet: method={direction.method.name}, arm={arm}"
-                + (f", and {len(lent)} stages of {', '.join(named)}" if lent else ""),
+                + (f", and {len(lent)} stages of {', '.join(name for name, *_ in named)}" if lent else ""),
             }
         )
     return rows

@@ -21,9 +21,9 @@ from scipy import stats
 from reports import __main__ as command
 from reports.claims import load_claims
 from reports.collect import read_collected
-from reports.compile import compile_report
+from reports.compile import _code, _environment, compile_report
 from reports.costs import arm_costs
-from reports.scorecard import STATES, claim_row, state_of
+from reports.scorecard import STATES, claim_row, slug, state_of
 from reports.sections import Direction, metric_groups, sample_browsers
 from tycho import records, registry
 from tycho.files import read_json, write_json, write_text
@@ -162,7 +162,7 @@ def test_costs_count_ingredients_once_and_name_them(compiled):
     own = costs[costs.arm == "latent"].cpu_seconds.sum()
     base = costs[(costs.arm == "base") & (costs.stage == "train")].cpu_seconds.sum()  # its evaluation was not needed
     assert 0 < base < costs[costs.arm == "base"].cpu_seconds.sum()
-    assert rows["latent"]["ingredients"] == ["base"] and rows["base"]["ingredients"] == []
+    assert [lent["name"] for lent in rows["latent"]["ingredients"]] == ["base"] and rows["base"]["ingredients"] == []
 
     def read(text: str) -> float:
         return float(text.removesuffix(" s"))
@@ -231,6 +231,39 @@ def test_every_number_leads_to_its_seeds(compiled, latent):
                 mine = metrics.loc[places]
                 assert list(mine.value) == pytest.approx(shown, rel=1e-5)
                 assert set(mine.name) == {group["name"]} and set(mine.arm) == {row["arm"]}
+
+
+def test_no_number_of_a_table_stands_without_a_way_to_its_records(compiled):
+    """Cell by cell; counts of seeds and jobs and planned budgets are no measurements, an interval stands beside its mean."""
+    bare, led = [], 0
+    for page in pages(compiled):
+        text = page.path.read_text()
+        for kind in ("costs", "metric", "ground", "budgets"):
+            for table in re.findall(
+                rf'<table class="plain {kind}.*?</table>|<table class="{kind}">.*?</table>', text, re.S
+            ):
+                for row in re.findall(r"<tr.*?</tr>", table.partition("<tbody>")[2], re.S):
+                    cells = re.findall(r'<td class="num">(.*?)</td>', row, re.S)
+                    counts = {"costs": cells[:1], "budgets": cells[1:2]}.get(kind, [])
+                    for cell in cells:
+                        if re.search(r"\d", re.sub(r"<[^>]*>", "", cell)) and cell not in counts:
+                            led += "<a " in cell
+                            bare += [] if "<a " in cell else [(page.path.name, kind, cell)]
+    assert bare == [] and led > 40
+
+
+def test_a_number_of_a_direction_without_a_page_leads_to_the_tables():
+    """What an ingredient of another method cost, in a report on one direction."""
+    names = {"traced_pages": {"latent"}, "slug": slug, "up": ""}
+    traced = _environment().get_template("macros.html").make_module(names).traced
+    assert 'href="records/latent.html#v-1">0.5<' in traced("0.5", "latent", "v-1")
+    assert 'href="index.html#data">&lt;b&gt;<' in traced("<b>", "elsewhere", "v-1")
+
+
+def test_backticks_are_code_and_nothing_else_is():
+    assert _code("as `parallel`, <b>`<i>`</b> 'x`") == (
+        "as <code>parallel</code>, &lt;b&gt;<code>&lt;i&gt;</code>&lt;/b&gt; &#39;x`"
+    )
 
 
 def test_exports_hold_every_claim(compiled):
