@@ -1,4 +1,5 @@
-"""What publishing costs: N jobs (10,000) into a fresh SQLite store, then again with nothing changed, then with one changed.
+"""What publishing and looking cost: N jobs (10,000) into a fresh SQLite store, then again with nothing changed, then with one
+changed; then searches as in docs/review.md.
 
     python benchmarks/tracking_publish.py [N]
 
@@ -46,6 +47,24 @@ def timed(what: str, results: Path) -> None:
     print(f"{what:28} {time.perf_counter() - start:8.1f} s   {done}", flush=True)
 
 
+def searches(results: Path, count: int) -> None:
+    """As a reviewer asks: one job, a tag with a metric, the first page of runs, all of them."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{results / 'mlflow.db'}")
+    key = f"smoke/toy/steep/line/seed{count // 2}"
+    asked = {
+        "one job": (f"tags.`tycho.key` = '{key}'", 1),
+        "a tag with a metric": ("tags.`tycho.method` = 'toy' AND metrics.`train/final_level` > -1e9", 100),
+        "the first 100": ("", 100),
+        "all": ("tags.`tycho.key` LIKE '%'", count),
+    }
+    for what, (query, most) in asked.items():
+        start = time.perf_counter()
+        found = mlflow.search_runs(experiment_names=["tycho-smoke"], filter_string=query, max_results=most)
+        print(f"{f'search: {what}':28} {time.perf_counter() - start:8.2f} s   {len(found)} runs", flush=True)
+
+
 def main(count: int = 10_000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
@@ -58,6 +77,7 @@ def main(count: int = 10_000) -> None:
         changed.unlink()  # a link to the others' file
         changed.write_text(json.dumps(config))
         timed("again, one changed", results)
+        searches(results, count)
 
 
 if __name__ == "__main__":
