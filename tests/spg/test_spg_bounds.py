@@ -191,6 +191,19 @@ def test_upper_bounds_rise_with_their_order_and_start_above_the_lower(seed, n):
     assert all(low <= high + 1e-10 for low, high in itertools.pairwise(values))
 
 
+def test_the_slope_at_the_best_mixture_is_rounding_where_the_denoiser_is_sure():
+    """Generator 23 draws denoisers whose bounds hardly differ: over the variance of that difference, rounding was 0.23."""
+    generator = torch.Generator().manual_seed(23)
+    assert max(identities.omega_slope(3, generator) for _ in range(200)) < 1e-10
+
+
+def test_another_mixture_has_a_slope(monkeypatch):
+    right = exact.best_omega
+    monkeypatch.setattr(exact, "best_omega", lambda *terms: right(*terms) + 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    assert min(identities.omega_slope(4, generator) for _ in range(50)) > 1e-8
+
+
 def test_masks_and_bounds_are_five_times_as_fast_as_the_loop():
     """At the published batch of 96 completions; the loop and its estimates are the benchmark's."""
     n, prompt, block, m = 256, 128, 32, 2
