@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = "example/index.html"
 
 
 def build(to: Path) -> list[Path]:
@@ -42,6 +44,16 @@ def build(to: Path) -> list[Path]:
     return sorted(to / name for name in pages)
 
 
+def example(to: Path) -> Path:
+    """The report of the records that are kept, compiled anew, beside the pages: what a reader can expect to see."""
+    from reports.kept import rebuild
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = rebuild(ROOT / "records" / "standard", Path(folder))
+        shutil.copytree(report.parent, (to / EXAMPLE).parent)
+    return to / EXAMPLE
+
+
 def _links(text: str, page: str) -> str:
     """Links as they stand in the repository, made those of the site; what the site does not have becomes text."""
     up = "../" * page.count("/")
@@ -57,8 +69,17 @@ def _links(text: str, page: str) -> str:
         path = path.removeprefix("docs/")
         room = re.fullmatch(r"methods/(\w+)/(?:README\.md)?", path)
         there = {"CHANGELOG.md": "changes.md", "envs/README.md": "environment.md", "README.md": "index.md"}
+        there["records/README.md"] = EXAMPLE
         new = f"directions/{room[1]}.md" if room else there.get(path, path)
-        own = {"tutorial.md", "reference/cli.md", "reference/config.md", "changes.md", "environment.md", "index.md"}
+        own = {
+            "tutorial.md",
+            "reference/cli.md",
+            "reference/config.md",
+            "changes.md",
+            "environment.md",
+            "index.md",
+            EXAMPLE,
+        }
         known = new in own or (ROOT / "docs" / new).exists() or (room and (ROOT / "methods" / room[1]).exists())
         known = known or (new.startswith("directions/") and (ROOT / "methods" / Path(new).stem).exists())
         return f"[{words}]({up}{new}{'#' + place if place else ''})" if known else words
@@ -182,3 +203,4 @@ def direction_reference(method: Any, room: Path) -> str:
 if __name__ == "__main__":
     for path in build(Path(sys.argv[1])):
         print(path)
+    print(example(Path(sys.argv[1])))

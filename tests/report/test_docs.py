@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -17,12 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> dict[str, str]:
+def builder():
     spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages(builder, tmp_path_factory) -> dict[str, str]:
     to = tmp_path_factory.mktemp("docs") / "docs"
-    return {path.relative_to(to).as_posix(): path.read_text() for path in module.build(to)}
+    return {path.relative_to(to).as_posix(): path.read_text() for path in builder.build(to)}
 
 
 def test_every_command_and_option_is_described(pages):
@@ -61,7 +67,25 @@ def test_links_lead_to_pages(pages):
                 there = Path(
                     *[p for p in Path(re.sub(r"[^/]+/\.\./", "", path.as_posix())).parts if p != "/"]
                 ).as_posix()
-                assert there in pages or (ROOT / "docs" / there).exists(), (name, target)
+                assert there in pages or (ROOT / "docs" / there).exists() or there == "example/index.html", (
+                    name,
+                    target,
+                )
+
+
+def test_readme_and_pages_lead_to_the_example(pages):
+    for name in ("index.md", "verdicts.md", "tutorial.md"):
+        assert "](example/index.html)" in pages[name], name
+
+
+@pytest.mark.slow
+def test_the_example_is_the_report_of_the_kept_records(builder, tmp_path):
+    page = builder.example(tmp_path)
+    assert page == tmp_path / "example" / "index.html" and "claims judged held" in page.read_text()
+    kept, shown = (
+        pd.read_parquet(path / "claims.parquet") for path in (ROOT / "records/standard", page.parent / "data")
+    )
+    assert set(kept.id) & set(shown.id)
 
 
 def test_the_contents_name_every_page_once(pages):
