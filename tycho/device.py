@@ -54,8 +54,8 @@ def visible_gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def slot(wanted: str, locks: Path, poll: float = 1.0) -> Iterator[str]:
-    """Takes a GPU for the length of the block and yields the torch device to use; on CPU it yields at once.
+def slot(wanted: str, locks: Path, poll: float = 1.0, count: int = 1) -> Iterator[str]:
+    """Takes `count` GPUs for the length of the block, all or none, and yields the torch device to use; on CPU at once.
 
     Snakemake does not keep local jobs apart by itself, so a slot is a file lock and the GPU is set in
     CUDA_VISIBLE_DEVICES before torch looks. The lock goes with the process, however that ends. torch looks once: a
@@ -64,7 +64,10 @@ def slot(wanted: str, locks: Path, poll: float = 1.0) -> Iterator[str]:
     """
     check_device(wanted)
     gpus = visible_gpus() if wanted in ("auto", "cuda") else []
-    gpus = [gpu for gpu in gpus if gpu in _had] or gpus
+    if gpus and len(gpus) < count:
+        raise TychoError(f"{count} GPUs were asked for, {len(gpus)} visible: set the method's `gpus` to what there is")
+    had = [gpu for gpu in gpus if gpu in _had]
+    gpus = had if len(had) >= count else gpus
     if not gpus:
         if wanted == "cuda":
             raise TychoError("device 'cuda' was asked for and no GPU is visible: use device=auto or device=cpu")
@@ -75,24 +78,27 @@ def slot(wanted: str, locks: Path, poll: float = 1.0) -> Iterator[str]:
     locks.mkdir(parents=True, exist_ok=True)
     place = "-".join(filter(None, (platform.node(), os.environ.get("SLURM_JOB_ID"))))
     while True:
-        for gpu in gpus:
-            lock = FileLock(locks / f"{place}-gpu-{gpu.replace('/', '_')}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            _had.add(gpu)
-            before = os.environ.get("CUDA_VISIBLE_DEVICES")
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            try:
-                yield "cuda"
-            finally:
-                lock.release()
-                if before is None:
-                    del os.environ["CUDA_VISIBLE_DEVICES"]
-                else:
-                    os.environ["CUDA_VISIBLE_DEVICES"] = before
-            return
+        with contextlib.ExitStack() as held:
+            taken: list[str] = []
+            for gpu in gpus:
+                lock = FileLock(locks / f"{place}-gpu-{gpu.replace('/', '_')}.lock")
+                with contextlib.suppress(Timeout):
+                    held.enter_context(lock.acquire(timeout=0))
+                    taken.append(gpu)
+                if len(taken) == count:
+                    break
+            if len(taken) == count:
+                _had.update(taken)
+                before = os.environ.get("CUDA_VISIBLE_DEVICES")
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+                try:
+                    yield "cuda"
+                finally:
+                    if before is None:
+                        del os.environ["CUDA_VISIBLE_DEVICES"]
+                    else:
+                        os.environ["CUDA_VISIBLE_DEVICES"] = before
+                return
         time.sleep(poll)
 
 

@@ -77,8 +77,12 @@ def _run_missing(plan: Plan, job: Job) -> list[str]:
         try:
             gpus = Path(settings.results) / ".gpus"
             # A job that asks the scheduler for a GPU must see one; one that does not ask (at scale `paper` too) needs none.
-            asks = settings.device == "auto" and plan.plans[job.key.method].gpus
-            with slot("cuda" if asks else settings.device, gpus) as device, _settled(settings.threads, job, stage):
+            asked = plan.plans[job.key.method].gpus
+            wanted = "cuda" if settings.device == "auto" and asked else settings.device
+            with (
+                slot(wanted, gpus, count=max(1, asked)) as device,
+                _settled(settings.threads, job, stage),
+            ):
                 _run_stage(plan, job, stage, device)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk is the error to tell, not that it is still full

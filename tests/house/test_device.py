@@ -150,6 +150,34 @@ def test_a_process_waits_for_the_gpu_it_had(monkeypatch, tmp_path):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == first == "0" and time.monotonic() - began > 0.25
 
 
+def test_several_gpus_are_taken_together(monkeypatch, tmp_path):
+    """All or none: a job that waits for the second GPU leaves the first to others."""
+    monkeypatch.setenv("TYCHO_GPUS", "0,1,2")
+    with slot("auto", tmp_path, count=2):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+        held = [FileLock(path, thread_local=False) for path in sorted(tmp_path.iterdir())]
+    monkeypatch.setattr(device, "_had", set())
+    for lock in held:
+        lock.acquire()
+    taken = []
+
+    def take():
+        with slot("auto", tmp_path, poll=0.01, count=2):
+            taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    time.sleep(0.2)
+    assert not taken
+    held[1].release()
+    thread.join(10)
+    held[0].release()
+    assert taken == ["1,2"]
+    monkeypatch.setenv("TYCHO_GPUS", "0")
+    with pytest.raises(TychoError, match="2 GPUs were asked for, 1 visible"), slot("cuda", tmp_path, count=2):
+        pass
+
+
 def test_machines_and_slurm_jobs_do_not_wait_for_each_other(monkeypatch, tmp_path):
     """Their results may lie on one disk, and each counts its GPUs from 0."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
