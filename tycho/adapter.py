@@ -221,9 +221,14 @@ class Run:
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
+    @property
+    def due(self) -> bool:
+        """Whether the next `checkpoint` saves: for a state that several processes have to make together."""
+        return time.monotonic() - self._written >= self._every
+
     def checkpoint(self, step: int, state: Callable[[], Any]) -> bool:
         """Saves `state()` (nested dicts and lists of tensors and numbers) if the last save is long enough ago."""
-        if time.monotonic() - self._written < self._every:
+        if not self.due:
             return False
         self.flush()
         save_state(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import torch
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tycho.errors import TychoError
 from tycho.files import load_state, save_state
-from tycho.lm.sharded import ShardedTrainer, together
+from tycho.lm.sharded import ShardedTrainer, leading, together
 from tycho.lm.training import Recipe, Trainer
 from tycho.sources import ROOT
 
@@ -52,7 +55,8 @@ def as_one_of_many(folder: Path) -> None:
             net = model().to(device)
             trainer = ShardedTrainer(net, batch, loss, RECIPE, parts=net.model.layers)
             if start:
-                trainer.restore(load_state(folder / "state"))
+                first = torch.distributed.get_rank() == 0
+                trainer.restore(load_state(folder / "state") if first else None)
             points += [next(trainer) for _ in range(2)]
             state = trainer.state()
             if torch.distributed.get_rank() == 0:
@@ -61,6 +65,43 @@ def as_one_of_many(folder: Path) -> None:
         halves = [p.to_local().numel() for p in net.parameters()]
         told = {"points": points, "held": sum(halves), "all": sum(p.numel() for p in net.parameters())}
         (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(told))
+
+
+def wait_for_ever(device: torch.device) -> None:
+    """What a process beside the first does in a collective that never ends."""
+    time.sleep(600)
+
+
+def lead() -> None:
+    with leading(2, "cpu", wait_for_ever):
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        time.sleep(600)
+
+
+def test_no_process_outlives_the_first():
+    """Killed outright, as by a scheduler, the first says nothing to the others."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, __file__], env=env, stdout=subprocess.PIPE, text=True)
+    other = int(first.stdout.readline())
+    os.kill(other, 0)
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    for _ in range(100):
+        try:
+            os.kill(other, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
+
+
+def test_processes_want_a_gpu_each():
+    with (
+        pytest.raises(TychoError, match=r"99 processes want a GPU each .*set `gpus` and `processes`"),
+        leading(99, "cuda", print),
+    ):
+        pass
 
 
 @pytest.mark.slow
@@ -93,4 +134,4 @@ def test_two_processes_are_one(tmp_path):
 
 
 if __name__ == "__main__":
-    as_one_of_many(Path(sys.argv[1]))
+    as_one_of_many(Path(sys.argv[1])) if sys.argv[1:] else lead()
