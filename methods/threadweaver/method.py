@@ -56,6 +56,9 @@ class ThreadWeaverConfig(MethodConfig):
     closing: Literal["orchestrator", "model"] = knob(
         "orchestrator", "who closes a block: the state machine (paper) or the model (public code)"
     )
+    # A model that does not fit one GPU.
+    processes: int = knob(1, "processes that share a training on given trajectories, a GPU each (task own)", ge=1)
+    bf16: bool = knob(False, "these multiply in bfloat16, under weights in float32")
     # P-GRPO.
     rl_prompts: int = knob(16, "prompts a step", ge=1)
     rl_rollouts: int = knob(8, "rollouts of each prompt", ge=1)
@@ -181,9 +184,10 @@ class ThreadWeaver(Method):
         }
 
     def train(self, run: Run) -> None:
+        from methods.threadweaver import shares
         from methods.threadweaver.train import train
 
-        train(run)
+        shares.train(run) if run.config.processes > 1 else train(run)
 
     def evaluate(self, run: Run) -> None:
         from methods.threadweaver.evaluate import evaluate

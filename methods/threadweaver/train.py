@@ -35,7 +35,7 @@ TILED = "tree"
 
 def train(run: Run) -> None:
     config, task = run.config, problems(run.key.task, run.config)
-    model = _start(run, task).to(run.device)
+    model = start(run, task).to(run.device)
     counted = {"problems": 0.0, "tokens": 0.0, "flops": 0.0}
     if config.kind == "rl":
         batches, loss = prompts(run, task), PolicyGradient(run, task, counted)
@@ -47,9 +47,7 @@ def train(run: Run) -> None:
             own_rollouts(run, task, model, counted) if config.kind == "self" else teacher(run, task, model, counted)
         )
         loss = likelihood
-        rate = config.more_rate if config.start else config.learning_rate
-        steps = span(config)[1] if batches else 0
-        recipe = Recipe(steps, rate, config.warmup, "cosine", floor=0.1, betas=(0.9, 0.95))
+        recipe = supervised(config, span(config)[1] if batches else 0)
     weaver = Weaver(model, task.words, config.most, config.closing)
     validation = task.items(config.validation_items, "validation")
     trainer = Trainer(
@@ -84,20 +82,31 @@ def train(run: Run) -> None:
     run.save_model(lambda folder: small.save(model, task.words.vocabulary.tokenizer(), folder))
 
 
-def _start(run: Run, task: Any) -> nn.Module:
+def supervised(config: Any, steps: int, **more: Any) -> Recipe:
+    rate = config.more_rate if config.start else config.learning_rate
+    return Recipe(steps, rate, config.warmup, "cosine", floor=0.1, betas=(0.9, 0.95), **more)
+
+
+def start(run: Any, task: Any) -> nn.Module:
     model = small.load(run.inputs["start"].model)[0] if run.config.start else task.base(run.seed("init"))
     model.set_attn_implementation("sdpa")  # under a tree's mask it takes an eighth less time than "eager"
     if run.device == "cuda":
-        must_fit(sum(p.numel() for p in model.parameters()), torch.cuda.get_device_properties(0).total_memory)
+        memory = torch.cuda.get_device_properties(0).total_memory
+        must_fit(sum(p.numel() for p in model.parameters()), memory, run.config.processes)
     return model
 
 
-def must_fit(parameters: int, memory: int) -> None:
-    """Raises TychoError where float32 weights, gradients and AdamW's two moments alone exceed a GPU's memory (bytes)."""
-    if 16 * parameters > memory:
+def must_fit(parameters: int, memory: int, processes: int = 1) -> None:
+    """Raises TychoError where float32 weights, gradients and AdamW's two moments alone exceed a GPU's memory (bytes).
+
+    Of several processes each holds its share, and the whole weights too while it validates.
+    """
+    needed = 16 * parameters / processes + 4 * parameters * (processes > 1)
+    if needed > memory:
         raise TychoError(
-            f"{parameters / 1e9:.1f} billion parameters need {16 * parameters / 1e9:.0f} GB for weights, gradients and"
-            f" moments, this GPU has {memory / 1e9:.0f}: nothing is sharded here (docs/paper-scale.md); name a smaller `model`"
+            f"{parameters / 1e9:.1f} billion parameters need {needed / 1e9:.0f} GB for weights, gradients and moments over"
+            f" {processes} GPU{'s' * (processes > 1)}, this GPU has {memory / 1e9:.0f}: name a smaller `model`, or more"
+            " `processes` where it is given trajectories (docs/paper-scale.md)"
         )
 
 
@@ -105,17 +114,23 @@ def must_fit(parameters: int, memory: int) -> None:
 
 
 def teacher(run: Run, task: Any, model: nn.Module, counted: dict[str, float]) -> Callable[[int], Packed]:
-    """Batches of new problems by step, written as the arm's form asks. Arms that go on from another see new ones."""
+    """Batches of new problems by step, as rows."""
+    stream = forks(run, task, model, counted)
+    return lambda step: packing.batch(stream(step), task.words.vocabulary.pad)
+
+
+def forks(run: Any, task: Any, model: nn.Module, counted: dict[str, float]) -> Callable[[int], list[Packed]]:
+    """Trees of new problems by step, written as the arm's form asks. Arms that go on from another see new ones."""
     config = run.config
     stream = task.trees(run.seed("data"), config.batch, config.loss)
     first, _ = span(config)
 
-    def at(step: int) -> Packed:
+    def at(step: int) -> list[Packed]:
         rng = np.random.default_rng([run.seed("order"), first + step])
-        forks = (rng.random(config.batch) < config.forked) & (config.form == "fork")
-        trees = stream(first + step, forks)
+        forked = (rng.random(config.batch) < config.forked) & (config.form == "fork")
+        trees = stream(first + step, forked)
         count(counted, model, trees, len(trees))
-        return packing.batch(trees, task.words.vocabulary.pad)
+        return trees
 
     return at
 
@@ -166,8 +181,13 @@ def on(rows: Packed, model: nn.Module) -> Packed:
 
 def accuracy(weaver: Weaver, task: Any, items: Any, temperature: float) -> float:
     """Share of trajectories with the right answer, sampled as at the test."""
+    return float(np.mean(are_right(weaver, task, items, temperature)))
+
+
+def are_right(weaver: Weaver, task: Any, items: Any, temperature: float) -> list[bool]:
+    """Whether the answer to each item is right."""
     rollouts = weaver.roll(list(items.prompt), Options(temperature=temperature))
-    return float(np.mean([task.right(task.answer(r.text), t) for r, t in zip(rollouts, items.target, strict=True)]))
+    return [task.right(task.answer(r.text), t) for r, t in zip(rollouts, items.target, strict=True)]
 
 
 # --- on the model's own trajectories ---------------------------------------------------------------------------------

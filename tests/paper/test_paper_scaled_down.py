@@ -57,7 +57,10 @@ def spg(folder: Path) -> Change:
 
 
 def threadweaver(folder: Path) -> Change:
-    """The base model says one answer whatever is asked, so that some of its own rollouts are right and can be trained on."""
+    """The base model says one answer whatever is asked, so that some of its own rollouts are right and can be trained on.
+
+    `parallel` is shared by two processes, where the entry has eight.
+    """
     file = tiny.trajectories(folder)
     sets = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiad")
     config = {
@@ -66,7 +69,7 @@ def threadweaver(folder: Path) -> Change:
         "validation_items": 2, "validate_every": 1, "test_items": 1, "log_every": 1,
         "sets": {name: {"questions": file, "samples": 1} for name in sets},
     }  # fmt: skip
-    return {"config": config}
+    return {"config": config, "arm_config": {"parallel": {"processes": 2}}}
 
 
 def cogs(folder: Path) -> Change:

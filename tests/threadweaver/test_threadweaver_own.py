@@ -137,3 +137,6 @@ def test_what_does_not_fit_a_gpu_says_so() -> None:
     must_fit(1_000_000_000, 80_000_000_000)
     with pytest.raises(TychoError, match=r"8.2 billion parameters need 131 GB .* this GPU has 80"):
         must_fit(8_190_735_360, 80_000_000_000)
+    must_fit(8_190_735_360, 80_000_000_000, 8)  # a share of 16.4 GB, and 32.8 GB whole weights at a validation
+    with pytest.raises(TychoError, match=r"need 98 GB .* over 2 GPUs"):
+        must_fit(8_190_735_360, 80_000_000_000, 2)

@@ -25,6 +25,7 @@ from methods.threadweaver.packing import (
     mask_mod,
     pack,
     reuse,
+    surprise,
     token_units,
     tree_attention,
 )
@@ -317,3 +318,26 @@ def test_units_of_a_rollout_without_the_whole_can_be_packed_too() -> None:
     packed = pack(token_units(units, encode, EOS))
     assert [VOCABULARY[t] for t in packed.tokens] == ["?", "a", "b", "c", "<eos>"]
     assert packed.loss.tolist() == [False, True, False, True, True]
+
+
+def test_logits_some_at_a_time_are_all_logits() -> None:
+    """The sum over a tree's learnt tokens and its gradient, whatever the number of rows; nothing learnt is nothing."""
+    torch.manual_seed(0)
+    head, states = (
+        torch.nn.Linear(4, 7, dtype=torch.float64),
+        torch.randn(6, 4, dtype=torch.float64, requires_grad=True),
+    )
+    tree = Packed(
+        torch.tensor([1, 4, 2, 6, 3, 5]), torch.tensor([-1, 0, 1, 1, 3, -1]), torch.arange(6), torch.arange(6),
+        torch.tensor([True, True, False, True, True, True]),
+    )  # fmt: skip
+    said = torch.log_softmax(head(states), -1)
+    whole = -(said[0, 4] + said[1, 6] + said[3, 3])  # the learnt tokens that have a parent, from the state of that
+    expected = torch.autograd.grad(whole, [states, *head.parameters()])
+    for rows in (1, 2, 1024):
+        found = surprise(states, head, tree, rows)
+        torch.testing.assert_close(found.double(), whole, rtol=1e-6, atol=0)
+        for one, other in zip(torch.autograd.grad(found, [states, *head.parameters()]), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    nothing = surprise(states, head, tree._replace(loss=torch.zeros(6, dtype=torch.bool)))
+    assert nothing == 0 and (torch.autograd.grad(nothing, states)[0] == 0).all()
