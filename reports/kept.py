@@ -78,7 +78,7 @@ def _beside_earlier(new: Archive, old: Archive, planned: Plan) -> Archive:
 
     def merged(name: str) -> pd.DataFrame:
         parts = [
-            table[[(key in stay) is earlier for key in table[PARTS].itertuples(index=False, name=None)]]
+            table[[(key in stay) is earlier for key in _makers(table, planned)]]
             for earlier, table in ((False, new.tables[name]), (True, old.tables[name]))
         ]
         return pd.concat(parts, ignore_index=True).sort_values(PARTS, kind="stable", ignore_index=True)
@@ -92,6 +92,17 @@ def _beside_earlier(new: Archive, old: Archive, planned: Plan) -> Archive:
     return Archive(
         {name: verdicts if name == "claims" else tables[name] for name in new.tables}, new.plan | {"jobs": jobs}
     )
+
+
+def _makers(table: pd.DataFrame, planned: Plan) -> list[tuple[Any, ...]]:
+    """PARTS of the job that made each row: a job of many networks records each under a seed of its own, which is no job's."""
+    first: dict[tuple[str, ...], int] = {}
+    for key in planned.jobs:
+        group = (key.method, key.arm, key.task)
+        first[group] = min(first.get(group, key.seed), key.seed)
+    rows = table[PARTS].itertuples(index=False, name=None)
+    jobs = {(key.method, key.arm, key.task, key.seed) for key in planned.jobs}
+    return [row if row in jobs else (*row[:3], first.get(row[:3], row[3])) for row in rows]
 
 
 def _finished(kept: Archive) -> set[tuple[Any, ...]]:
@@ -222,7 +233,11 @@ def _restore_statuses(planned: Plan, statuses: pd.DataFrame) -> None:
 
 def _restore_records(planned: Plan, kept: Path) -> None:
     """Every finished job's config and records where it left them; samples, which do not say their stage, in its `evaluate`."""
-    tables = {kind: dict(list(records.read(kept / f"{kind}.parquet").groupby(PARTS))) for kind in KINDS}
+    tables = {}
+    for kind in KINDS:
+        table = records.read(kept / f"{kind}.parquet")
+        makers = pd.Series(_makers(table, planned), index=table.index, dtype=object)
+        tables[kind] = dict(list(table.groupby(makers)))
     for key, job in planned.jobs.items():
         folder = job_folder(planned.settings, key)
         made = [stage for stage in job.stages if (folder / stage).is_dir()]

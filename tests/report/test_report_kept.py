@@ -91,6 +91,27 @@ def test_a_scale_is_kept_part_by_part(archive, own_copy, tmp_path):
     assert files(kept_before) == files(archive)
 
 
+def test_a_job_of_many_networks_keeps_them_all(archive, compiled, tmp_path):
+    """It records each under a seed of its own, which is no job's: such rows stay with it, rebuilt and kept part by part."""
+    own = Path(shutil.copytree(archive, tmp_path / "own" / "quick"))
+    metrics = records.read(own / "metrics.parquet")
+    more = metrics[(metrics.method == "latent") & (metrics.seed == 0)].assign(seed=77)
+    assert len(more)
+    metrics = pd.concat([metrics, more], ignore_index=True).sort_values(kept.PARTS, kind="stable", ignore_index=True)
+    records.write(own / "metrics.parquet", metrics)
+    kept.rebuild(own, tmp_path / "again")
+    found = kept.load(own, tmp_path / "again")
+    again, problems = collect(found)
+    assert problems == []
+    ordered = again.metrics.sort_values(kept.PARTS, kind="stable", ignore_index=True)
+    pd.testing.assert_frame_equal(ordered, metrics)
+
+    shutil.rmtree(tmp_path / "again" / "quick" / "jobs" / "latent")
+    assert [*command._collect(found), *command._judge(found), *command._compile(found)] == []
+    kept.keep(tmp_path / "again" / "quick", tmp_path / "own")
+    pd.testing.assert_frame_equal(records.read(own / "metrics.parquet"), metrics)
+
+
 def test_a_knob_that_is_gone_does_not_hide_old_records(archive, compiled, tmp_path):
     own = Path(shutil.copytree(archive, tmp_path / "own"))
     plan = read_json(own / "plan.json")
