@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -163,7 +164,8 @@ def load(kept: Path, results: Path) -> Plan:
     for entry in stored["jobs"]:
         key = JobKey(settings.scale, *entry["key"])
         needs = {name: Need(JobKey(settings.scale, *other), stage) for name, (other, stage) in entry["needs"].items()}
-        jobs[key] = Job(key, _config(key.method, entry["config"]), tuple(entry["stages"]), needs, entry["digests"])
+        digested = functools.partial(dict, entry["digests"])  # as they were: the code may have changed since
+        jobs[key] = Job(key, _config(key.method, entry["config"]), tuple(entry["stages"]), needs, digested)
     plans = {name: MethodPlan.model_validate(values) for name, values in stored["plans"].items()}
     return Plan(settings, jobs, plans, stored["broken"])
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,15 @@ class Job:
     config: MethodConfig
     stages: tuple[str, ...]
     needs: dict[str, Need]
-    digests: dict[str, str]  # by stage
+    digested: Callable[[], dict[str, str]] = field(repr=False, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """By stage. Made when asked for: all code behind a job is read for them, and a process runs few of a plan's jobs."""
+        return self.digested()
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,11 @@ def work_folder(settings: Settings, key: JobKey, stage: str) -> Path:
     return settings.folder.joinpath("work", key.path, stage)
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings, *, check: bool = True) -> Plan:
     """Everything to be run, ingredients included. Methods that cannot be loaded or planned are listed, not raised.
+
+    Without `check` neither the code behind the jobs is read here nor a circle of processes looked for: enough for one
+    process of a plan that was checked when Snakemake made it.
 
     Raises:
         TychoError: what the user gave is wrong (an unknown name, a knob that does not fit), or processes wait in a circle.
@@ -152,7 +160,8 @@ def plan(settings: Settings) -> Plan:
         before = dict(builder.jobs), dict(builder.plans)
         try:
             builder.add_method(method)
-            Plan(settings, builder.jobs, builder.plans, {}).ordered()
+            if check:
+                Plan(settings, builder.jobs, builder.plans, {}).ordered()
         except Exception as error:
             if name in settings.methods:
                 raise
@@ -176,7 +185,7 @@ def chosen_keys(method: Method, chosen: MethodPlan, scale: str) -> list[JobKey]:
 
 
 class _Builder:
-    """Adds jobs with all they need, and digests them in the order of their needs."""
+    """Adds jobs with all they need."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -263,22 +272,40 @@ class _Builder:
     def _put(self, key: JobKey, config: MethodConfig, stages: tuple[str, ...], needs: dict[str, Need]) -> None:
         if not stages or list(stages) != [stage for stage in STAGES if stage in stages]:
             raise TypeError(f"{key}: stages {stages} must be some of {STAGES}, in that order")
-        inputs = {}
-        for name, need in needs.items():
-            upstream = self.jobs[need.key]
-            if need.stage not in upstream.digests:
-                raise TychoError(f"{key} needs stage {need.stage!r} of {need.key}, which has {upstream.stages}")
-            inputs[name] = [str(need.key), upstream.digests[need.stage]]
+        for need in needs.values():
+            if need.stage not in self.jobs[need.key].stages:
+                raise TychoError(
+                    f"{key} needs stage {need.stage!r} of {need.key}, which has {self.jobs[need.key].stages}"
+                )
+        digested = functools.partial(self._digests, key, config, stages, needs, self.jobs)
+        self.jobs[key] = Job(key, config, tuple(stages), dict(needs), digested)
+
+    def _digests(
+        self,
+        key: JobKey,
+        config: MethodConfig,
+        stages: tuple[str, ...],
+        needs: dict[str, Need],
+        jobs: dict[JobKey, Job],
+    ) -> dict[str, str]:
+        inputs = {name: [str(need.key), jobs[need.key].digests[need.stage]] for name, need in needs.items()}
         digests: dict[str, str] = {}
-        room = registry.rooms()[key.method]
         for stage in stages:
             before = STAGES[: STAGES.index(stage) + 1]
-            config_parts = described(config, before)
-            code = self._code(room, stage)
+            code = self._code(registry.rooms()[key.method], stage)
             digests[stage] = _hash(
-                [GENERATION, str(key.path), stage, self.settings.threads, config_parts, inputs, digests, code]
+                [
+                    GENERATION,
+                    str(key.path),
+                    stage,
+                    self.settings.threads,
+                    described(config, before),
+                    inputs,
+                    digests,
+                    code,
+                ]
             )
-        self.jobs[key] = Job(key, config, tuple(stages), dict(needs), digests)
+        return digests
 
 
 def _hash(value: Any) -> str:

@@ -10,10 +10,12 @@ import sys
 
 import pytest
 
+from tycho import jobs
 from tycho.config import load_settings
 from tycho.errors import TychoError
 from tycho.jobs import Plan, plan
 from tycho.keys import JobKey
+from tycho.sources import stage_digest
 from tycho.worker import run_process
 
 BASE_AND_TUNED = '{"tuned": Arm("tuned"), "plain": Arm("plain"), "base": Arm("base", role="ingredient")}'
@@ -232,6 +234,19 @@ def test_a_jobs_digest_does_not_depend_on_what_else_is_planned(toy):
             part = planned(arms=[*chosen], seeds=[seed])
             for key, job in part.jobs.items():
                 assert key.arm == "synthesis" or whole.jobs[key].digests == job.digests
+
+
+def test_a_process_finds_itself_without_the_code_of_the_others(toy, monkeypatch):
+    toy.write("other")
+    checked = planned()
+    read: list[str] = []
+    monkeypatch.setattr(jobs, "stage_digest", lambda room, stage: read.append(room.name) or stage_digest(room, stage))
+    unchecked = plan(load_settings({"scale": "smoke", "device": "cpu"}), check=False)
+    assert not read
+    found = unchecked.process("toy", "tuned", "t", "0to1")
+    assert found.digest == checked.process("toy", "tuned", "t", "0to1").digest
+    assert set(read) == {"toy"}
+    assert {process.receipt for process in unchecked.processes} == {process.receipt for process in checked.processes}
 
 
 # --- what cannot be planned ------------------------------------------------------------------------------------------

@@ -113,9 +113,9 @@ def test_costs_are_a_seeds_with_its_interval_and_what_trains_nothing_is_left_out
         base = JobKey("quick", "coconut", "base", "products-verbose", seed)
         cot = JobKey("quick", "coconut", "cot", "products-verbose", seed)
         hand = JobKey("quick", "coconut", "coconut", "products-verbose", seed)
-        jobs[base] = Job(base, None, ("train",), {}, {"train": "x"})
-        jobs[cot] = Job(cot, None, ("train", "evaluate"), {"base": Need(base)}, {"train": "x", "evaluate": "y"})
-        jobs[hand] = Job(hand, None, ("evaluate",), {}, {"evaluate": "y"})
+        jobs[base] = Job(base, None, ("train",), {}, lambda: {"train": "x"})
+        jobs[cot] = Job(cot, None, ("train", "evaluate"), {"base": Need(base)}, lambda: {"train": "x", "evaluate": "y"})
+        jobs[hand] = Job(hand, None, ("evaluate",), {}, lambda: {"evaluate": "y"})
     plan = Plan(load_settings({"scale": "quick", "only": ["grokking"]}), jobs, {}, {})
     rows = [
         {"method": "coconut", "task": "products-verbose", "seed": seed, "arm": arm, "stage": stage, "cpu_seconds": cpu}
