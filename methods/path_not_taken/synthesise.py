@@ -36,13 +36,14 @@ SHOWN = {
 
 
 def synthesise(run: Run) -> None:
-    views = [view for view in run.jobs if view.key.task == "residues"]
-    if not views:
-        return
-    metrics = pd.concat([view.record("metrics") for view in views], ignore_index=True)
-    metrics = metrics[metrics.arm.isin(list(TUNED))]
-    _forgetting(run, metrics)
-    _weights(run, metrics)
+    metrics = pd.concat([view.record("metrics") for view in run.jobs], ignore_index=True)
+    real = survives(metrics[metrics.task == "letters"], "smollm2_sft", "smollm2_grpo")
+    if not real.empty:
+        run.table("survives_smollm2", real)
+    metrics = metrics[(metrics.task == "residues") & metrics.arm.isin(list(TUNED))]
+    if not metrics.empty:
+        _forgetting(run, metrics)
+        _weights(run, metrics)
 
 
 def _forgetting(run: Run, metrics: pd.DataFrame) -> None:

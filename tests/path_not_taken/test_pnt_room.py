@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy import stats
 
 from methods.path_not_taken import estimands, folders, lattice, masks, nulls, residues, tune
 from methods.path_not_taken.method import PAIRS, PathNotTaken
-from methods.path_not_taken.synthesise import chance_r2, quadratic_r2, survives
+from methods.path_not_taken.synthesise import chance_r2, quadratic_r2, survives, synthesise
 from reports.claims import arms_named, load_claims
 from tycho.config import job_config, load_settings, method_plan
 from tycho.jobs import Plan, plan
@@ -300,6 +301,23 @@ def test_what_survives_is_the_difference_without_that_of_the_noises():
     interval = stats.ttest_1samp(rest, 0).confidence_interval(0.95)
     assert row["half_width"] == pytest.approx((interval.high - interval.low) / 2)
     assert survives(frame[frame.arm == "labels"], "labels", "reward").empty
+
+
+@pytest.mark.parametrize("arms", [["smollm2_sft"], ["smollm2_sft", "smollm2_grpo"]])
+def test_the_synthesis_sets_the_real_models_two_tunings_against_their_noises(arms):
+    values = {"smollm2_sft": {"": 0.5, "noise": 0.4}, "smollm2_grpo": {"": 0.9, "noise": 0.5}}
+    frame = pd.DataFrame([
+        {"arm": arm, "task": "letters", "seed": 0, "variant": what, "name": "m", "value": value, "step": None}
+        for arm in arms for what, value in values[arm].items()
+    ]).astype({"step": "Int64"})  # fmt: skip
+    tables: dict[str, pd.DataFrame] = {}
+    synthesise(SimpleNamespace(jobs=[SimpleNamespace(record=lambda kind: frame)], table=tables.__setitem__))
+    if len(arms) == 1:
+        assert not tables
+        return
+    (row,) = tables["survives_smollm2"].to_dict("records")
+    assert row["difference"] == pytest.approx(0.4) and row["explained"] == pytest.approx(0.1)
+    assert row["surviving"] == pytest.approx(0.3) and np.isnan(row["half_width"])  # one seed has no interval
 
 
 # --- the real model --------------------------------------------------------------------------------------------------
