@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from test_threadweaver_orchestrator import Made, Scribe
 from trajectories import trajectories
 
 from methods.threadweaver import estimands
-from methods.threadweaver.evaluate import segment_parents
+from methods.threadweaver.evaluate import asked, segment_parents
 from methods.threadweaver.orchestrator import Completion, Rollout, weave
 from methods.threadweaver.serve import delay, discarded
 from methods.threadweaver.synthesise import timeline
@@ -148,3 +149,13 @@ def test_the_knobs_of_given_trajectories_reach_the_trees() -> None:
     assert learnt["completion"] < learnt["hybrid"] < learnt["everything"]
     for plain, counted in (batch(form="plain"), batch(forked=0.0)):
         assert plain.tokens.shape == (4, 77) and counted["tokens"] == 4 * 77
+
+
+@pytest.mark.parametrize("name", ["products-verbose", "products-mixed", "products-noisy", "countdown"])
+def test_every_test_item_is_asked_once(name):
+    from methods.threadweaver.problems import problems, tests
+
+    ((where, items, samples),) = asked(problems(name), 300)
+    ((_, drawn, _),) = tests(problems(name), 300)
+    assert (where, samples) == ("", 1) and items.item.is_unique
+    assert list(items.item) == list(dict.fromkeys(drawn.item)) and len(items) > 280
