@@ -272,40 +272,25 @@ class _Builder:
     def _put(self, key: JobKey, config: MethodConfig, stages: tuple[str, ...], needs: dict[str, Need]) -> None:
         if not stages or list(stages) != [stage for stage in STAGES if stage in stages]:
             raise TypeError(f"{key}: stages {stages} must be some of {STAGES}, in that order")
-        for need in needs.values():
-            if need.stage not in self.jobs[need.key].stages:
-                raise TychoError(
-                    f"{key} needs stage {need.stage!r} of {need.key}, which has {self.jobs[need.key].stages}"
-                )
-        digested = functools.partial(self._digests, key, config, stages, needs, self.jobs)
-        self.jobs[key] = Job(key, config, tuple(stages), dict(needs), digested)
+        upstream = {name: self.jobs[need.key] for name, need in needs.items()}
+        for name, need in needs.items():
+            if need.stage not in upstream[name].stages:
+                raise TychoError(f"{key} needs stage {need.stage!r} of {need.key}, which has {upstream[name].stages}")
 
-    def _digests(
-        self,
-        key: JobKey,
-        config: MethodConfig,
-        stages: tuple[str, ...],
-        needs: dict[str, Need],
-        jobs: dict[JobKey, Job],
-    ) -> dict[str, str]:
-        inputs = {name: [str(need.key), jobs[need.key].digests[need.stage]] for name, need in needs.items()}
-        digests: dict[str, str] = {}
-        for stage in stages:
-            before = STAGES[: STAGES.index(stage) + 1]
-            code = self._code(registry.rooms()[key.method], stage)
-            digests[stage] = _hash(
-                [
-                    GENERATION,
-                    str(key.path),
-                    stage,
-                    self.settings.threads,
-                    described(config, before),
-                    inputs,
-                    digests,
-                    code,
-                ]
-            )
-        return digests
+        def digested() -> dict[str, str]:
+            inputs = {name: [str(need.key), upstream[name].digests[need.stage]] for name, need in needs.items()}
+            digests: dict[str, str] = {}
+            room = registry.rooms()[key.method]
+            for stage in stages:
+                before = STAGES[: STAGES.index(stage) + 1]
+                config_parts = described(config, before)
+                code = self._code(room, stage)
+                digests[stage] = _hash(
+                    [GENERATION, str(key.path), stage, self.settings.threads, config_parts, inputs, digests, code]
+                )
+            return digests
+
+        self.jobs[key] = Job(key, config, tuple(stages), dict(needs), digested)
 
 
 def _hash(value: Any) -> str:
