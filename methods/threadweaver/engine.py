@@ -37,7 +37,7 @@ class Watch:
 class Engine:
     """`complete` of `orchestrator.weave` over a small model with a word-level vocabulary.
 
-    most: tokens a request may write; a context that would not leave room for them ends at once, by `length`.
+    most: tokens a request may write; fewer where the model's positions end before, none where they are full (`length`).
     watch: threads fall under it; `lowest` then has the lowest group confidence of each, in the order of the requests.
     """
 
@@ -59,28 +59,40 @@ class Engine:
 
     def _some(self, prompts: Sequence[str], stop: str) -> list[Completion]:
         contexts = [self.words.encode(prompt) for prompt in prompts]
-        room = getattr(self.model.config, "max_position_embeddings", 1 << 30) - self.most + 1
-        fits = [place for place, ids in enumerate(contexts) if 0 < len(ids) <= room]
+        limit = getattr(self.model.config, "max_position_embeddings", 1 << 30)
+        rooms = [min(self.most, limit - len(ids) + 1) if ids else 0 for ids in contexts]
         replies = [Completion("", 0, "length") for _ in prompts]
-        if not fits:
-            return replies
-        ids, mask = left_padded([contexts[place] for place in fits], self.words.vocabulary.pad)
+        lowest: dict[int, float] = {}
+        # One call for all that have room for `most`, which are nearly all, and one for each smaller room.
+        for room in sorted({room for room in rooms if room > 0}, reverse=True):
+            places = [place for place in range(len(prompts)) if rooms[place] == room]
+            written, watched = self._written([prompts[p] for p in places], [contexts[p] for p in places], room, stop)
+            stops = [0] * len(places)
+            if watched:
+                stops, scores = self._stops(written, watched)
+                lowest |= dict(zip(places, scores, strict=True))
+            for place, tokens, cut in zip(places, written.rows(), stops, strict=True):
+                replies[place] = self._reply(tokens[:cut] if cut else tokens, bool(cut), stop)
+        self.lowest += [lowest[place] for place in sorted(lowest)]
+        return replies
+
+    def _written(
+        self, prompts: list[str], contexts: list[list[int]], room: int, stop: str
+    ) -> tuple[Generation, Watch | None]:
+        ids, mask = left_padded(contexts, self.words.vocabulary.pad)
         device = next(self.model.parameters()).device
         watched = self.watch if stop == "</Thread>" else None
         written = generate(
             self.model,
             ids.to(device),
             mask.to(device),
-            most=self.most,
+            most=room,
             stop=[self.words.end, *([self.words.ids[stop]] if stop else [])],
             sampling=self.sampling,
-            noise=self._noise([prompts[place] for place in fits]).to(device) if self.sampling.temperature else None,
+            noise=self._noise(prompts).to(device) if self.sampling.temperature else None,
             top_logprobs=watched.k if watched else 0,
         )
-        stops = self._stops(written, watched) if watched else [0] * len(fits)
-        for place, tokens, cut in zip(fits, written.rows(), stops, strict=True):
-            replies[place] = self._reply(tokens[:cut] if cut else tokens, bool(cut), stop)
-        return replies
+        return written, watched
 
     def _reply(self, tokens: list[int], aborted: bool, stop: str) -> Completion:
         last = tokens[-1]
@@ -100,8 +112,8 @@ class Engine:
             rows.append(rng.random(self.most, dtype=np.float32))
         return torch.from_numpy(np.stack(rows))
 
-    def _stops(self, written: Generation, watch: Watch) -> list[int]:
-        """Tokens after which each thread is stopped; 0: it never falls below the bar.
+    def _stops(self, written: Generation, watch: Watch) -> tuple[list[int], list[float]]:
+        """Tokens after which each thread is stopped (0: it never falls below the bar), and its lowest group confidence.
 
         A row does not depend on its neighbours, so what an online stop would have left is a prefix of what was written.
         """
@@ -111,5 +123,5 @@ class Engine:
         assert written.top_logprobs is not None
         rows = zip(written.top_logprobs.cpu().numpy(), written.lengths.tolist(), strict=True)
         confidences = Ragged.of(token_confidence(row[:length], watch.k) for row, length in rows)
-        self.lowest += score(confidences, {"lowest": Measure("lowest", watch.window)})["lowest"].tolist()
-        return first_below(confidences, watch.bar, watch.window)[0].tolist()
+        lowest = score(confidences, {"lowest": Measure("lowest", watch.window)})["lowest"]
+        return first_below(confidences, watch.bar, watch.window)[0].tolist(), lowest.tolist()

@@ -12,7 +12,7 @@ import pandas as pd
 from methods.threadweaver.metrics import critical_path
 from methods.threadweaver.orchestrator import Rollout
 from methods.threadweaver.packing import reuse, token_units
-from methods.threadweaver.problems import Products, problems, tests
+from methods.threadweaver.problems import problems, tests
 from methods.threadweaver.serve import Weaver, delay
 from tycho.adapter import Run
 from tycho.harness import Options, measure
@@ -37,7 +37,7 @@ def evaluate(run: Run) -> None:
     if config.respawn != "none":
         _respawning(run, weaver, task, options)
     frames, rollouts = [], []
-    for where, items, n in asked(task, config.test_items):
+    for where, items, n in tests(task, config.test_items):
         found = measure(
             weaver, items, task=run.key.task, answer=task.answer, correct=task.right, most=config.most,
             options=replace(options, n=n),
@@ -55,13 +55,6 @@ def evaluate(run: Run) -> None:
         )
     run.samples(pd.concat(frames, ignore_index=True))
     run.metric("cached_context", _cached(rollouts, weaver))
-
-
-def asked(task: Any, n: int) -> list[tuple[str, pd.DataFrame, int]]:
-    """`tests`; of drawn products every one once, since mixed sizes have few small ones and the first n repeat them."""
-    if not isinstance(task, Products):
-        return tests(task, n)
-    return [(where, items.drop_duplicates("item", ignore_index=True), k) for where, items, k in tests(task, n)]
 
 
 def clocked(run: Run) -> None:

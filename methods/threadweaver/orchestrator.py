@@ -91,6 +91,7 @@ def weave(
     duplicates: Literal["remove", "keep"] = "remove",
     respawn: Callable[[Completion], bool] | None = None,
     respawns: int = 1,
+    last: Complete | None = None,
 ) -> list[Rollout]:
     """One rollout a prompt.
 
@@ -98,7 +99,9 @@ def weave(
     and let the model close the block (`model`). `duplicates`: an outline number that occurs twice is spawned once, as
     in the public RL controller; its evaluation script spawns both (`keep`). A thread that ends without `</Thread>`
     closes the block and ends the trajectory. A `</Outlines>` without numbers stays sequential. `respawn` says which
-    finished threads are thrown away and started again, at most `respawns` times each; their tokens count.
+    finished threads are thrown away and started again, at most `respawns` times each; their tokens count. `last` writes
+    the last attempt at a thread where `respawn` is given (left out: `complete` does): an engine that stops threads by
+    itself would otherwise end, with the last one, the trajectory.
     """
     states = [_State(prompt, prompt) for prompt in prompts]
     for _ in range(rounds):
@@ -111,7 +114,7 @@ def weave(
             numbers = _sequence(state, reply, duplicates)
             if numbers:
                 forking.append((state, numbers))
-        _spawn(forking, complete, closing, respawn, respawns)
+        _spawn(forking, complete, last or complete, closing, respawn, respawns)
     return [
         Rollout(s.prompt, s.context[len(s.prompt) :], tuple(s.units), s.ended or "rounds", tuple(s.notes))
         for s in states
@@ -185,6 +188,7 @@ def _sequence(state: _State, reply: Completion, duplicates: str) -> list[str]:
 def _spawn(
     forking: list[tuple[_State, list[str]]],
     complete: Complete,
+    last: Complete,
     closing: str,
     respawn: Callable[[Completion], bool] | None,
     respawns: int,
@@ -194,7 +198,7 @@ def _spawn(
     said: dict[tuple[int, int], Completion] = {}
     for attempt in range(respawns + 1 if respawn else 1):
         prompts = [f"{state.context}\n{thread_header(number)}" for state, _, number in wanted]
-        replies = _asked(complete, prompts, "</Thread>")
+        replies = _asked(last if respawn and attempt == respawns else complete, prompts, "</Thread>")
         again = []
         for (state, place, number), context, reply in zip(wanted, prompts, replies, strict=True):
             made = Unit(context, reply.text, "thread", state.forks, place, number, attempt, reply.tokens)

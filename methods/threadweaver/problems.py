@@ -101,7 +101,8 @@ class Products:
         return str(product)
 
     def items(self, n: int, split: str) -> pd.DataFrame:
-        """item, prompt, target of the first n held-out items, the same for all arms and seeds."""
+        """item, prompt, target of the first n held-out items, the same for all arms and seeds. Of mixed sizes fewer than n:
+        there are few small ones, and each is asked once."""
         from tycho import harness
         from tycho.tasks import arithmetic, common
 
@@ -114,7 +115,8 @@ class Products:
             self.words.vocabulary.write(row[:length].tolist())
             for row, length in zip(examples.prompt, examples.prompt_length, strict=True)
         ]
-        return harness.make_items(prompts, [str(answer) for answer in drawn.answer])
+        items = harness.make_items(prompts, [str(answer) for answer in drawn.answer])
+        return items.drop_duplicates("item", ignore_index=True)
 
 
 def tests(task: Any, n: int) -> list[tuple[str, pd.DataFrame, int]]:

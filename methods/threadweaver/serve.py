@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,8 @@ class Weaver:
     `mode`: "fork" runs the machine, "plain" decodes everything in sequence, tags and all (the hybrid mode).
     A completion's generated tokens are the whole response's, tags that the machine puts in among them, and those of
     threads that were thrown away; its sequential tokens are the path under the convention that charges every tag.
-    `respawn` says which threads are started again, `respawns` how often; left out: those that the watch stopped.
+    `respawn` says which threads are started again, `respawns` how often; left out: those that the watch stopped. The
+    last attempt is not watched.
     `rollouts` keeps what the last call did.
     """
 
@@ -59,7 +60,8 @@ class Weaver:
         if self.mode == "plain":
             return [_plain(prompt, reply) for prompt, reply in zip(prompts, engine(prompts, stop=""), strict=True)], []
         respawn = (self.respawn or _aborted) if self.respawns else None
-        found = weave(prompts, engine, closing=self.closing, respawn=respawn, respawns=self.respawns)
+        unwatched = replace(engine, watch=None)  # the same stream of random numbers
+        found = weave(prompts, engine, closing=self.closing, respawn=respawn, respawns=self.respawns, last=unwatched)
         return found, engine.lowest
 
     def __call__(self, prompts: list[str], options: Options) -> list[Completion]:

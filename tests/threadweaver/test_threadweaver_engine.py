@@ -87,10 +87,23 @@ def test_what_an_untrained_model_writes_is_reported_and_never_raises() -> None:
             assert sum(unit.tokens for unit in rollout.units) == rollout.generated_tokens
 
 
-def test_a_context_that_leaves_no_room_ends_by_length() -> None:
-    long = " ".join(["1"] * 150)
-    short, over, none = engine(untrained())(["1", long, ""], stop="</Thread>")
-    assert short.tokens > 0 and over == none == Completion("", 0, "length")
+def test_a_context_leaves_what_room_the_models_positions_have() -> None:
+    """It once had to leave room for `most` tokens: a search of 120 tokens in 192 positions was never answered."""
+    model = untrained()
+    model.lm_head.bias.data[[WORDS.end, WORDS.ids["</Thread>"]]] = -99.0
+    prompts = [" ".join(["1"] * n) for n in (10, 136, 137, 150, 159, 160, 161, 0)]
+    for watch in (None, Watch(-np.inf, 3, 4)):
+        made = engine(model, watch=watch)
+        replies = made(prompts, stop="</Thread>")
+        assert [reply.tokens for reply in replies] == [24, 24, 24, 11, 2, 1, 0, 0]
+        assert {reply.finish for reply in replies} == {"length"}
+        alone = [engine(model, watch=watch) for _ in prompts]
+        assert replies == [one([prompt], stop="</Thread>")[0] for one, prompt in zip(alone, prompts, strict=True)]
+        assert made.lowest == pytest.approx([score for one in alone for score in one.lowest], rel=1e-6)
+        assert len(made.lowest) == (6 if watch else 0)
+        wide = engine(model, most=151, watch=watch)(prompts, stop="</Thread>")
+        assert [reply.tokens for reply in wide] == [151, 25, 24, 11, 2, 1, 0, 0]
+        assert all(long.text.startswith(reply.text) for long, reply in zip(wide, replies, strict=True))
 
 
 def test_words_that_the_vocabulary_lacks_are_unknown() -> None:
@@ -145,6 +158,20 @@ def test_thrown_away_attempts_cost_tokens_and_time() -> None:
         assert found.generated_tokens == path.total + ends + sum(thrown.values())
         assert found.sequential_tokens == path.longest + ends + delay(rollout)
         assert found.flops > 0 and found.forward_passes == rollout.generated_tokens
+
+
+def test_the_last_attempt_at_a_thread_is_not_watched() -> None:
+    """A stop without another attempt would end the trajectory unanswered, whatever the thread would have written."""
+    model = untrained(lean=3.0)
+    model.lm_head.bias.data[WORDS.ids["<Outlines>"]] = 3.0
+    strict = Weaver(model, WORDS, 24, watch=Watch(np.inf, 2, 4), respawns=1)
+    rollouts = strict.roll(PROMPTS * 100, Options(temperature=1.0, seed=3))
+    threads = [unit for rollout in rollouts for unit in rollout.units if unit.kind == "thread"]
+    first, last = ([unit for unit in threads if unit.attempt == n] for n in (0, 1))
+    assert len(first) >= len(last) > 20 and max(unit.tokens for unit in first) <= 2
+    assert all(unit.completion.endswith("</Thread>") or unit.ends or unit.tokens == 24 for unit in last)
+    assert max(unit.tokens for unit in last) > 2
+    assert any(rollout.forks and rollout.ended == "eos" for rollout in rollouts)
 
 
 def test_served_as_completions_in_the_order_of_the_prompts(tmp_path) -> None:

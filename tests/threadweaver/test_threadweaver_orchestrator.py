@@ -164,6 +164,16 @@ def test_respawned_threads_cost_their_tokens_on_the_path_too() -> None:
     assert [unit.attempt for unit in rollout.units] == [0, 0, 0, 1, 0]
 
 
+def test_the_last_attempt_may_have_an_engine_of_its_own() -> None:
+    replies = [plan("1", "2"), said("bad", "abort"), said("b"), said("bad again", "abort"), said("e", "eos")]
+    rule = {"respawn": lambda reply: reply.finish == "abort", "respawns": 2}
+    (rollout,) = weave(["p"], scripted(*replies), last=scripted(said("good")), **rule)
+    assert "1:good</Thread>" in rollout.text and rollout.ended == "eos"
+    assert [unit.attempt for unit in rollout.units] == [0, 0, 0, 1, 2, 0]
+    (alone,) = weave(["p"], scripted(plan("1"), said("a"), said("e", "eos")), last=scripted())
+    assert alone.ended == "eos"  # without a rule there are no attempts, and no last one
+
+
 def test_an_engine_that_loses_a_reply_is_refused() -> None:
     with pytest.raises(ValueError, match="0 completions for 1 prompts"):
         weave(["p"], lambda prompts, *, stop: [])

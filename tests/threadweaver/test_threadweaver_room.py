@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from test_threadweaver_orchestrator import Made, Scribe
 from trajectories import trajectories
 
 from methods.threadweaver import estimands
-from methods.threadweaver.evaluate import asked, segment_parents
+from methods.threadweaver.evaluate import segment_parents
 from methods.threadweaver.orchestrator import Completion, Rollout, weave
 from methods.threadweaver.serve import delay, discarded
 from methods.threadweaver.synthesise import timeline
@@ -155,7 +157,28 @@ def test_the_knobs_of_given_trajectories_reach_the_trees() -> None:
 def test_every_test_item_is_asked_once(name):
     from methods.threadweaver.problems import problems, tests
 
-    ((where, items, samples),) = asked(problems(name), 300)
-    ((_, drawn, _),) = tests(problems(name), 300)
-    assert (where, samples) == ("", 1) and items.item.is_unique
-    assert list(items.item) == list(dict.fromkeys(drawn.item)) and len(items) > 280
+    ((where, items, samples),) = tests(problems(name), 300)
+    assert (where, samples) == ("", 1) and items.item.is_unique and 280 < len(items) <= 300
+    assert items.equals(problems(name).items(400, "test")[: len(items)])
+
+
+@pytest.mark.parametrize("scale", ["quick", "standard"])
+def test_a_given_trajectory_can_be_written_within_the_budget(scale: str) -> None:
+    """Each request of it, in `most` tokens and the model's positions: else a perfect model would fail the test."""
+    from methods.threadweaver.layout import text
+    from methods.threadweaver.orchestrator import units_of
+    from methods.threadweaver.problems import problems
+    from methods.threadweaver.search import draw, piece
+
+    jobs = plan(load_settings({"scale": scale, "only": ["threadweaver"]})).jobs
+    for name, most in sorted({(key.task, jobs[key].config.most) for key in jobs if key.task != "all"}):
+        task = problems(name)
+        if name == "countdown":
+            made = [piece(puzzle, task.words, fork=True) for puzzle in draw(200, "test", np.random.default_rng(0))]
+        else:
+            made = [one for step in range(8) for one in task.batches(0, 25)(step)]
+        for one, fork in itertools.product(made, (True, False)):
+            units = units_of(*text(one, task.words, fork=fork))
+            sizes = [(len(task.words.encode(u.context)), len(task.words.encode(u.completion)) + u.ends) for u in units]
+            written = [size for (_, size), unit in zip(sizes, units, strict=True) if unit.kind != "whole"]
+            assert max(written) <= most and max(map(sum, sizes)) <= task.context, (name, fork)
