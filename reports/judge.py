@@ -189,7 +189,7 @@ def _conjunction(kind: str, parts: list[Outcome]) -> Outcome:
     else:
         shown = max((part for part in parts if part.verdict != SUPPORTED), key=lambda part: part.p)
         verdict = INCONCLUSIVE
-        reason = f"part {parts.index(shown) + 1} of {len(parts)} does not hold"
+        reason = f"part {parts.index(shown) + 1} of {len(parts)} is inconclusive"
         if shown.verdict == CONTRADICTED:
             reason = f"part {parts.index(shown) + 1} is contradicted, but not once {len(parts)} parts are allowed for"
     decides = shown.decides if verdict == INCONCLUSIVE else ""
