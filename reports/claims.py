@@ -206,6 +206,7 @@ class Control(Strict):
     `equivalent`: the control does as well as the claim's `of`, or falls short by less than the margin.
     `greater`: the control, put in the place of `of`, beats the claim's `than` by more than the margin.
     Anything else is a full test; if it holds, the claim is explained away.
+    `floor`: a full test without which the control is not comparable, and says nothing either way.
     """
 
     arm: str = ""
@@ -216,13 +217,15 @@ class Control(Strict):
         Discriminator(_word_or_test),
     ] = "equivalent"
     margin: float = Field(0.0, ge=0)
+    floor: Test | None = None
     says: str = ""
 
     @model_validator(mode="before")
     @classmethod
     def _bare_test(cls, value: Any) -> Any:
         if isinstance(value, dict) and "kind" in value:
-            return {"says": value.get("says", ""), "test": {k: v for k, v in value.items() if k != "says"}}
+            own = {key: value[key] for key in ("says", "floor") if key in value}
+            return own | {"test": {k: v for k, v in value.items() if k not in own}}
         return value
 
     @model_validator(mode="after")
@@ -298,8 +301,9 @@ class Claim(Strict):
 
 
 def arms_named(claim: Claim) -> set[tuple[str, str]]:
-    """Every (arm, task) that a claim, its floor or its controls use."""
+    """Every (arm, task) that a claim, its controls or a floor of either use."""
     tests = [claim.test, claim.floor_test(), *(claim.control_test(control) for control in claim.explains_away)]
+    tests += [control.floor for control in claim.explains_away]
     flat = [part for test in tests if test is not None for part in (test.parts if isinstance(test, All) else [test])]
     return {(side.arm, side.task) for test in flat for side in test.sides()}
 

@@ -214,17 +214,20 @@ def _row(claim: Claim, bench: Bench, smoke: bool) -> dict[str, Any]:
     if floor is not None and outcome.verdict != NOT_RUN:
         learnt = bench.run(floor)
         if learnt.verdict == NOT_RUN:
-            outcome = replace(outcome, verdict=NOT_RUN, reason=f"floor: {learnt.reason}", p=math.nan, decides="")
+            outcome = replace(outcome, verdict=NOT_RUN, reason=_below(learnt), p=math.nan, decides="")
         elif learnt.verdict != SUPPORTED:
-            reason = f"{learnt.of} against its floor {learnt.than}: {_interval(learnt)}"
-            outcome = replace(outcome, verdict=NOT_LEARNT, reason=reason, decides="")
+            outcome = replace(outcome, verdict=NOT_LEARNT, reason=_below(learnt), decides="")
     controls = []
     for control in claim.explains_away:
         result = bench.run(claim.control_test(control))
-        said = CONTROL_OUTCOME.get(result.verdict, "open") if not smoke else "open"
+        said, reason = CONTROL_OUTCOME.get(result.verdict, "open") if not smoke else "open", result.reason
+        if control.floor is not None and said != "open":
+            learnt = bench.run(control.floor)
+            if learnt.verdict != SUPPORTED:
+                said, reason = "open", _below(learnt)
         controls.append(
             {"says": control.says, "arm": control.arm or result.of, "effect": result.effect, "low": result.low}
-            | {"high": result.high, "unit": result.unit, "outcome": said, "reason": result.reason}
+            | {"high": result.high, "unit": result.unit, "outcome": said, "reason": reason}
         )
     said = {control["outcome"] for control in controls}
     attributable = None
@@ -254,7 +257,16 @@ def _suppressed(outcome: Outcome) -> Outcome:
     return replace(outcome, verdict=verdict, reason=reason, p=math.nan, decides="", parts=parts)
 
 
+def _below(learnt: Outcome) -> str:
+    """Why a floor is not met."""
+    if learnt.verdict == NOT_RUN:
+        return f"floor: {learnt.reason}"
+    return f"{learnt.of} against its floor {learnt.than}: {_interval(learnt)}"
+
+
 def _interval(outcome: Outcome) -> str:
+    if outcome.kind == "exact" or math.isnan(outcome.low):  # a census has no interval
+        return f"{outcome.effect:.4g} {outcome.unit}"
     return f"{outcome.effect:.4g} [{outcome.low:.4g}, {outcome.high:.4g}] {outcome.unit}"
 
 

@@ -50,6 +50,24 @@ def test_the_example_of_the_plan(tmp_path):
     }  # fmt: skip
 
 
+def test_what_a_controls_floor_uses_is_named_too():
+    part = {"kind": "greater", "estimand": "e", "task": "u", "of": "c", "than": 0.5}
+    full = {
+        "kind": "less",
+        "estimand": "e",
+        "task": "t",
+        "of": "d",
+        "than": "b",
+        "says": "s",
+        "floor": part | {"of": "d"},
+    }
+    one = claim(
+        "{kind: greater, estimand: e, task: t, of: a, than: b}", explains_away=[{"arm": "c", "floor": part}, full]
+    )
+    assert arms_named(one) == {("a", "t"), ("b", "t"), ("c", "t"), ("d", "t"), ("c", "u"), ("d", "u")}
+    assert one.explains_away[1].says == "s" and one.explains_away[1].floor.of.arm == "d"
+
+
 @pytest.mark.parametrize("written", ["2410.01770", "2512.00010", "2509.21519v5", "0704.0001", "1412.0010"])
 def test_an_unquoted_arxiv_number_keeps_its_zeros(tmp_path, written):
     (one,) = load_claims(write(tmp_path / "c.yaml", COCONUT.replace("2412.06769", written)))

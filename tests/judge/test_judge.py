@@ -284,6 +284,36 @@ class TestControls:
         row = world.judge(self.test, explains_away=[full])
         assert json.loads(row["controls"])[0]["outcome"] == "explains it away" and not row["attributable"]
 
+    @pytest.mark.parametrize("form", ["short", "full"])
+    @pytest.mark.parametrize(("control", "outcome"), [(0.9, "explains it away"), (0.5, "ruled out")])
+    def test_a_control_below_its_floor_says_nothing_either_way(self, form, control, outcome):
+        world = World().around("a", 0.9).around("b", 0.5).around("c", control).around("c", 0.7, name="learnt")
+        own = {"arm": "c", "margin": 0.05}
+        if form == "full":
+            own = {"kind": "at_least", "estimand": "score_x", "task": "t", "of": "c", "than": "a", "margin": 0.05}
+
+        def judged(floor):
+            row = world.judge(self.test, explains_away=[own | {"floor": floor}])
+            assert row["verdict"] == "supported"
+            return row, json.loads(row["controls"])[0]
+
+        floor = {"kind": "greater", "estimand": "learnt", "task": "t", "of": "c"}
+        row, found = judged(floor | {"than": 0.6})
+        assert found["outcome"] == outcome and row["attributable"] == (outcome == "ruled out")
+        for than in (0.8, 0.7):  # below the floor, and not surely above it
+            row, found = judged(floor | {"than": than})
+            assert found["outcome"] == "open" and row["attributable"] is pd.NA
+            assert f"c against its floor {than:g}: " in found["reason"]
+        row, found = judged(floor | {"of": "gone", "than": 0.6})
+        assert found["outcome"] == "open" and found["reason"].startswith("floor: arm 'gone'")
+
+    def test_a_floor_of_one_number_a_job_is_told_without_an_interval(self):
+        world = World().around("a", 0.9).around("b", 0.5).metric("c", [0.1], name="moved")
+        floor = {"kind": "exact", "estimand": "moved", "task": "t", "of": "c", "than": 0.6, "tolerance": 0.2}
+        row = world.judge(self.test, floor=floor)
+        assert row["verdict"] == "not learnt at this scale" and row["reason"].endswith("floor 0.6: 0.5 error of moved")
+        assert world.judge(self.test, floor=floor | {"than": 0.3})["verdict"] == "supported"
+
 
 class TestCensoring:
     """`b` never grokked by epoch 400; `a` did at about 100."""
