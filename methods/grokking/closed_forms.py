@@ -59,12 +59,39 @@ def _gradient_error(weights: torch.Tensor, left: torch.Tensor, right: torch.Tens
     return float((closed - w.grad).abs().max() / w.grad.abs().max())
 
 
+def ascended(
+    weights: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    target: torch.Tensor,
+    classes: torch.Tensor | None = None,
+    blocks: int = 50,
+    rest: float = 1e-9,
+) -> torch.Tensor:
+    """Where ascent of E ends, weights [2M, B] -> [2M, B]: by blocks of 1000 steps until every start is at rest.
+
+    At rest: the gradient along the unit sphere is at most `rest` times E. A start close to a saddle, such as a node of
+    learnt components under the residual energy, stays there for thousands of steps: E is tiny there, and so is its
+    gradient, but not by comparison. Raises RuntimeError where some start still moves after the last block.
+    """
+    weights = weights / weights.norm(dim=0)
+    moving = torch.ones(weights.shape[1], dtype=torch.bool)
+    for _ in range(blocks):
+        weights[:, moving] = found = theory.ascend(weights[:, moving], left, right, target, steps=1000, classes=classes)
+        gradient = theory.energy_gradient(found, left, right, target, classes=classes)
+        along = gradient - (gradient * found).sum(dim=0) * found
+        moving[moving.clone()] = along.norm(dim=0) > rest * theory.energy(found, left, right, target, classes=classes)
+        if not moving.any():
+            return weights
+    raise RuntimeError(f"{int(moving.sum())} of {len(moving)} starts still climb after {1000 * blocks} steps")
+
+
 def _maxima(group: groups.Group, starts: int, generator: torch.Generator) -> tuple[float, float]:
     """Ascent from random starts on the full table: the largest distance of the energy reached from a value Theorem 2
     allows, and the largest share of a node's power outside its strongest irrep (0: every maximum is one irrep)."""
     left, right, target = groups.pairs(group).unbind(dim=1)
     first = torch.randn(2 * group.order, starts, generator=generator, dtype=torch.float64)
-    weights = theory.ascend(first, left, right, target, steps=1000)
+    weights = ascended(first, left, right, target)
     reached = theory.energy(weights, left, right, target)
     kinds = {1: "real", 0: "complex", -1: "quaternionic"}
     _, degrees = groups.characters(group)
@@ -100,6 +127,6 @@ def _learnt_again(group: groups.Group, starts: int, generator: torch.Generator) 
     learnt[1 + torch.randperm(count - 1, generator=generator)[: (count - 1) // 2]] = True
     columns = basis[:, ~learnt[component]]
     first = torch.randn(2 * group.order, starts, generator=generator, dtype=torch.float64)
-    ended = theory.ascend(first, left, right, target, steps=1000, classes=columns @ columns.T)
+    ended = ascended(first, left, right, target, classes=columns @ columns.T)
     power = meters.component_power(ended[None], basis, component)[0]
     return float((power[learnt].sum(dim=0) / power.sum(dim=0)).max())
