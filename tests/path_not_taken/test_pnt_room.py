@@ -17,8 +17,10 @@ from scipy import stats
 
 from methods.path_not_taken import estimands, folders, lattice, masks, nulls, residues, tune
 from methods.path_not_taken.method import PAIRS, PathNotTaken
-from methods.path_not_taken.synthesise import chance_r2, quadratic_r2, survives, synthesise
+from methods.path_not_taken.synthesise import SETS, TUNED, chance_r2, quadratic_r2, survives, synthesise
 from reports.claims import arms_named, load_claims
+from reports.collect import lookup
+from reports.judge import judge
 from tycho.config import job_config, load_settings, method_plan
 from tycho.jobs import Plan, plan
 from tycho.lm.small import build
@@ -264,6 +266,72 @@ def test_steps_to_the_target_are_read_between_evaluations():
     assert found.value.tolist() == pytest.approx([50 + 50 * 10 / 12, 100, 100])
     assert found.censored.tolist() == [False, True, False]
     assert PathNotTaken.Config().target == estimands.TARGET
+
+
+def test_what_predicts_forgetting_is_asked_of_several_sets_of_arms():
+    """A quadratic in the divergence is exact for all arms but one; what is fitted to which arms is told apart."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm in TUNED:
+        for step in range(6):
+            divergence = step * (1 + list(TUNED).index(arm)) / 6
+            lost = 0.05 * divergence**2 if arm != "sft_uniform" else rng.random() * (step > 0)
+            values = {"kl_forward": divergence, "kl_reverse": rng.random(), "norm": rng.random() * step}
+            values |= {"new_accuracy": rng.random(), "prior_accuracy": 1 - lost}
+            key = {"arm": arm, "task": "residues", "seed": 0, "variant": "", "step": step}
+            rows += [key | {"name": name, "value": value} for name, value in values.items()]
+    frame = pd.DataFrame(rows).astype({"step": "Int64"})
+    metrics, tables, says = {}, {}, {}
+    synthesise(SimpleNamespace(
+        jobs=[SimpleNamespace(record=lambda kind: frame)], rng=lambda name: np.random.default_rng(1),
+        metric=lambda name, value, variant, seed: metrics.__setitem__(variant, value),
+        table=tables.__setitem__, figure=lambda name, chart, text: says.__setitem__(name, text),
+    ))  # fmt: skip
+    assert "sft_uniform" not in SETS[""] and set(SETS["all arms"]) == set(TUNED)
+    for which in ("", "on-policy and oracle · "):
+        assert metrics[f"{which}kl_forward"] == metrics[f"{which}better"] == pytest.approx(1)
+        assert metrics[f"{which}norm"] < 0.9
+    everything = metrics["all arms · kl_forward"]
+    assert everything < 0.9 and metrics["all arms · better"] == max(everything, metrics["all arms · norm"])
+    assert tables["forgetting_r2"].evaluations.tolist() == [6 * len(arms) for arms in SETS.values()]
+    assert says["forgetting"].count("fixed labels") == 2 and says["forgetting"].count("all labels") == 1
+
+
+def judged(name: str, rows: list[dict]) -> pd.Series:
+    """The verdict on one claim of the room from final metrics."""
+    (claim,) = [one for one in load_claims(rooms()["path_not_taken"] / "claims.yaml") if one.id.endswith(f".{name}")]
+    key = {"scale": "quick", "method": "path_not_taken", "setting": "", "variant": "", "seed": 0, "censored": False}
+    metrics = pd.DataFrame([key | {"step": pd.NA} | row for row in rows]).astype({"step": "Int64"})
+    statuses = metrics[["scale", "method", "arm", "task", "seed"]].drop_duplicates().assign(state="done", reason="")
+    empty = pd.DataFrame(columns=["scale", "method", "arm", "task", "seed", "variant", "setting", "split", "item"])
+    records = SimpleNamespace(metrics=metrics, samples=empty, statuses=statuses)
+    return judge({"path_not_taken": [claim]}, records, lookup, "quick").iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("gap", "of_all", "verdict"),
+    [(0.1, 0.9, "supported"), (0.1, 0.2, "supported"), (-0.5, 0.9, "not learnt at this scale")],
+)
+def test_which_predicts_forgetting_is_judged_only_where_one_does(gap, of_all, verdict):
+    rows = []
+    for seed in range(4):
+        jitter = 0.01 * (seed - 1.5)
+        better = 0.85 + min(gap, 0)
+        own = {"kl_forward": better + jitter, "norm": better - abs(gap), "better": better + jitter}
+        own |= {"new_accuracy": 0.1, "chance": 0.1}
+        sets = own | {f"on-policy and oracle · {name}": own[name] for name in ("kl_forward", "norm", "better")}
+        sets |= {"all arms · kl_forward": of_all - 0.1, "all arms · norm": of_all, "all arms · better": of_all + jitter}
+        rows += [
+            {"arm": "synthesis", "task": "all", "seed": seed, "name": "forgetting_r2", "variant": v, "value": value + jitter / 9}
+            for v, value in sets.items()
+        ]  # fmt: skip
+    for row in rows:  # differences must vary
+        row["value"] += 0.001 * ((7 * row["seed"] + len(row["variant"])) % 5)
+    row = judged("kl-predicts", rows)
+    assert row.verdict == verdict, row.reason
+    first = json.loads(row.controls)[0]
+    # Among all arms the size predicts no worse; where neither does there, that says nothing.
+    assert first["outcome"] == ("explains it away" if of_all > 0.5 else "open"), first
 
 
 def test_chance_explains_more_of_few_points_than_of_many_and_less_than_a_cause():
