@@ -243,18 +243,16 @@ def test_thm_7_learnt_components_leave_no_residual_and_no_maxima() -> None:
 
 
 def test_a_start_beside_a_saddle_of_the_residual_energy_is_followed_to_its_maximum() -> None:
-    """S3 with its representation of degree 2 learnt: of these 100 starts one has left the saddle little by step 1000."""
+    """S3 with its representation of degree 2 learnt: one of these starts is still beside the saddle at step 1000."""
     left = closed_forms._learnt_again(group("S3"), 100, torch.Generator().manual_seed(7))
-    assert left < 1e-20
+    assert left < 1e-18
 
 
-def test_an_ascent_that_does_not_end_is_refused() -> None:
+def test_an_ascent_ends_at_a_maximum_or_is_refused() -> None:
     g = group("Z11")
-    w = torch.randn(22, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.randn(22, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ended = closed_forms.ascended(w, *full(g))
-    assert torch.allclose(ended, theory.ascend(w, *full(g), steps=1000), atol=1e-12)
-    assert torch.allclose(
-        theory.energy_gradient(ended, *full(g)), 4 * theory.energy(ended, *full(g)) * ended, atol=1e-8
-    )
-    with pytest.raises(RuntimeError, match="3 of 3 starts still climb after 1000 steps"):
-        closed_forms.ascended(w, *full(g), blocks=1, rest=-1.0)
+    assert torch.allclose(theory.energy(ended, *full(g)), torch.tensor(11 / 4).double(), atol=1e-12)
+    assert torch.allclose(theory.energy_gradient(ended, *full(g)), 11 * ended, atol=1e-8)
+    with pytest.raises(RuntimeError, match="30 of 30 starts still climb after 3 steps"):
+        closed_forms.ascended(w, *full(g), steps=3)
