@@ -40,6 +40,23 @@ def early_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
     """|Delta|_F / |W0|_F at the first evaluation behind the start, which is after as many steps in every arm."""
     found = _steps(records, task, variant).query("arm == @arm and name == 'norm' and step > 0")
     return found.sort_values("step").groupby("seed", as_index=False).first()[["seed", "value"]]
+def forgetting_at_target(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """Prior accuracy lost where the line through the last two of new_accuracy meets the target, as in `steps_between`.
+
+    A tuning that has not met it counts with what it has lost at its end.
+    """
+    found = records.metrics.query("arm == @arm and task == @task and variant == @variant")
+    found = found[found.name.isin(["new_accuracy", "prior_accuracy"]) & found.step.notna()]
+    rows = []
+    for seed, mine in found.groupby("seed"):
+        curve = mine.pivot(index="step", columns="name", values="value").sort_index()
+        kept = curve.prior_accuracy.iloc[-1]
+        if curve.new_accuracy.iloc[-1] >= TARGET:
+            kept = np.interp(TARGET, curve.new_accuracy.iloc[-2:], curve.prior_accuracy.iloc[-2:])
+        rows.append({"seed": seed, "value": curve.prior_accuracy.iloc[0] - kept})
+    return pd.DataFrame(rows, columns=["seed", "value"])
+
+
 
 
 def steps_between(records, *, arm, task, variant, setting) -> pd.DataFrame:

@@ -268,6 +268,21 @@ def test_steps_to_the_target_are_read_between_evaluations():
     assert PathNotTaken.Config().target == estimands.TARGET
 
 
+def test_forgetting_is_read_where_the_target_is_met():
+    """Seed 0 meets 0.95 half way between its last two evaluations; seed 1 never does, and counts as it ended."""
+    told = {0: ([0.5, 0.93, 0.97], [0.9, 0.8, 0.6]), 1: ([0.5, 0.6, 0.55], [1.0, 0.9, 0.3])}
+    point = {"arm": "grpo", "task": "residues", "variant": ""}
+    frame = pd.DataFrame([
+        point | {"seed": seed, "name": name, "step": 50 * step, "value": value}
+        for seed, both in told.items()
+        for name, values in zip(("new_accuracy", "prior_accuracy"), both, strict=True) for step, value in enumerate(values)
+    ])  # fmt: skip
+    ends = pd.DataFrame([point | {"seed": 0, "name": "prior_accuracy", "step": None, "value": 9.0}])
+    records = SimpleNamespace(metrics=pd.concat([frame.astype({"step": "Int64"}), ends.astype({"step": "Int64"})]))
+    found = estimands.forgetting_at_target(records, arm="grpo", task="residues", variant="", setting="")
+    assert found.set_index("seed").value.to_dict() == pytest.approx({0: 0.9 - 0.7, 1: 1.0 - 0.3})
+
+
 def test_what_predicts_forgetting_is_asked_of_several_sets_of_arms():
     """A quadratic in the divergence is exact for all arms but one; what is fitted to which arms is told apart."""
     rng = np.random.default_rng(0)
@@ -332,6 +347,20 @@ def test_which_predicts_forgetting_is_judged_only_where_one_does(gap, of_all, ve
     first = json.loads(row.controls)[0]
     # Among all arms the size predicts no worse; where neither does there, that says nothing.
     assert first["outcome"] == ("explains it away" if of_all > 0.5 else "open"), first
+
+
+@pytest.mark.parametrize(("learnt", "outcome"), [(0.96, "ruled out"), (0.6, "open")])
+def test_uniform_labels_are_a_control_of_the_oracle_only_where_they_have_learnt(learnt, outcome):
+    rows = []
+    for arm, lost, end in (("sft_oracle", 0.01, 0.96), ("grpo", 0.03, 0.96), ("sft_uniform", 0.6, learnt)):
+        for seed in range(4):
+            key = {"arm": arm, "task": "residues", "seed": seed}
+            rows.append(key | {"name": "new_accuracy", "value": end + 0.001 * seed})
+            for step, (new, prior, norm) in enumerate([(0.5, 1.0, 0.0), (end, 1 - lost * (1 + 0.01 * seed), 0.1)]):
+                curve = {"new_accuracy": new, "prior_accuracy": prior, "norm": norm}
+                rows += [key | {"step": step, "name": name, "value": value} for name, value in curve.items()]
+    row = judged("oracle", rows)
+    assert row.verdict == "supported" and json.loads(row.controls)[0]["outcome"] == outcome, row.controls
 
 
 def test_chance_explains_more_of_few_points_than_of_many_and_less_than_a_cause():
