@@ -12,7 +12,11 @@ TARGET = 0.95  # the knob's default, which no scale changes
 
 
 def overlap_low_by_tensor(records, *, arm, task, variant, setting) -> pd.DataFrame:
-    """Matrices are the items: a single tuning of the real model still has many of them."""
+    """Matrices are the items: a single tuning of the real model still has many of them.
+
+    Where fewer entries move than M_low has, both the update's and the noise's overlap may be 1: such a matrix counts as an
+    item without difference. The claims' floor on how many entries move leaves few of them.
+    """
     found = records.metrics.query("arm == @arm and task == @task and variant == @variant")
     found = found[found.name == "overlap_low_by_tensor"]
     return found.rename(columns={"setting": "item"})[["seed", "item", "value"]]
@@ -36,10 +40,6 @@ def forgetting_at_equal_norm(records, *, arm, task, variant, setting) -> pd.Data
     return pd.DataFrame(rows, columns=["seed", "value"])
 
 
-def early_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
-    """|Delta|_F / |W0|_F at the first evaluation behind the start, which is after as many steps in every arm."""
-    found = _steps(records, task, variant).query("arm == @arm and name == 'norm' and step > 0")
-    return found.sort_values("step").groupby("seed", as_index=False).first()[["seed", "value"]]
 def forgetting_at_target(records, *, arm, task, variant, setting) -> pd.DataFrame:
     """Prior accuracy lost where the line through the last two of new_accuracy meets the target, as in `steps_between`.
 
@@ -57,6 +57,10 @@ def forgetting_at_target(records, *, arm, task, variant, setting) -> pd.DataFram
     return pd.DataFrame(rows, columns=["seed", "value"])
 
 
+def early_norm(records, *, arm, task, variant, setting) -> pd.DataFrame:
+    """|Delta|_F / |W0|_F at the first evaluation behind the start, which is after as many steps in every arm."""
+    found = _steps(records, task, variant).query("arm == @arm and name == 'norm' and step > 0")
+    return found.sort_values("step").groupby("seed", as_index=False).first()[["seed", "value"]]
 
 
 def steps_between(records, *, arm, task, variant, setting) -> pd.DataFrame:

@@ -324,6 +324,24 @@ def judged(name: str, rows: list[dict]) -> pd.Series:
 
 
 @pytest.mark.parametrize(
+    ("sparsity", "excess", "verdict"),
+    [(0.7, 0.01, "supported"), (0.88, 0.01, "not learnt at this scale"), (0.7, -0.15, "not learnt at this scale")],
+)
+@pytest.mark.parametrize(("name", "arm"), [("real-model", "smollm2_sft"), ("real-model-by-reward", "smollm2_grpo")])
+def test_the_real_model_is_judged_only_where_enough_moves_and_the_noise_has_its_norm(
+    name, arm, sparsity, excess, verdict
+):
+    key = {"arm": arm, "task": "letters"}
+    rows = [key | {"name": "sparsity", "value": sparsity}, key | {"name": "relative_norm_excess", "value": excess}]
+    rows += [
+        key | {"name": "overlap_low_by_tensor", "setting": f"tensor={i}", "variant": what, "value": 0.8 + 0.01 * i}
+        for i in range(8) for what in ("", "noise")
+    ]  # fmt: skip
+    row = judged(name, rows)
+    assert row.verdict == verdict, row.reason
+
+
+@pytest.mark.parametrize(
     ("gap", "of_all", "verdict"),
     [(0.1, 0.9, "supported"), (0.1, 0.2, "supported"), (-0.5, 0.9, "not learnt at this scale")],
 )
