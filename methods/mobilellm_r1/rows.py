@@ -15,6 +15,9 @@ TITLES = {
     "chat": "chat: template, no examples, sampled",
 }
 
+# What announces an answer: the words of the few-shot examples, and what the chat protocol's grader looks for first.
+MARKS = {"completion": "The answer is", "chat": "\\boxed"}
+
 
 def published_rows(task: str = "gsm8k") -> pd.DataFrame:
     """protocol, model, task, shots, accuracy (a share) and where it stands, of the rows that are shown."""
@@ -31,14 +34,17 @@ def published_rows(task: str = "gsm8k") -> pd.DataFrame:
 
 def our_row(view: JobView) -> dict[str, object]:
     """A job's row: accuracy, Wilson's interval over its items, and the limits under which it was measured."""
-    value = view.record("metrics").set_index("name").value
+    value, samples = view.record("metrics").set_index("name").value, view.record("samples")
     config = view.config
+    said = samples.response.str.strip()
+    marked = said.str.contains(MARKS[config["protocol"]], regex=False)
     model = "HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit weights" if config["model"] == "smollm2" else config["model"]
     return {
         "protocol": config["protocol"], "model": model, "task": view.key.task, "shots": int(value.lm_eval_shots),
         "accuracy": float(value.lm_eval_accuracy), "low": float(value.lm_eval_low), "high": float(value.lm_eval_high),
         "items": int(value.lm_eval_items), "token limit": int(value.lm_eval_max_gen_toks),
-        "cut at the limit": float(value.lm_eval_capped),
+        "cut at the limit": float(value.lm_eval_capped), "empty": float((said == "").mean()),
+        "without a mark": float((~marked).mean()), "right without a mark": float((samples.correct & ~marked).mean()),
         "source": "measured here, lm-eval",
     }  # fmt: skip
 
@@ -73,7 +79,9 @@ def published_beside(run: Run, views: list[JobView]) -> None:
     )
     text = "; ".join(
         f"{row['task']}: {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] of {row['items']} items, {row['shots']}-shot, "
-        f"at most {row['token limit']} tokens ({row['cut at the limit']:.0%} of the answers were cut there)"
+        f"at most {row['token limit']} tokens ({row['cut at the limit']:.0%} of the answers were cut there, {row['empty']:.0%} are "
+        f'empty, {row["without a mark"]:.0%} never say "{MARKS[row["protocol"]]}"; {row["right without a mark"]:.1%} are counted '
+        "right without it, by a number that stands last)"
         for row in ours
     )
     run.figure(

@@ -86,6 +86,22 @@ def test_tables_of_the_synthesis(views):
     assert len(views["synthesis"].table("leave-one-out")) == len(CORPORA) * len(CAPABILITIES)
 
 
+def test_empty_answers_and_those_without_a_mark_stand_beside_the_row():
+    names = ("accuracy", "low", "high", "items", "shots", "max_gen_toks", "capped")
+    metrics = pd.DataFrame({"name": [f"lm_eval_{name}" for name in names], "value": [0.5, 0.1, 0.9, 4, 8, 96, 0.25]})
+    responses = [" 1 + 1 is 2. The answer is 2.\n", " \n", " 80,000. 80,000. 80,000.", " The answer is 5."]
+    samples = pd.DataFrame({"response": responses, "correct": [True, False, True, False]})
+    view = SimpleNamespace(
+        record={"metrics": metrics, "samples": samples}.__getitem__, config={"model": "smollm2", "protocol": "completion"},
+        key=SimpleNamespace(task="gsm8k"),
+    )  # fmt: skip
+    row = rows.our_row(view)
+    assert (row["empty"], row["without a mark"], row["right without a mark"]) == (0.25, 0.5, 0.25)
+    samples["response"] = ["so \\boxed{2}", "", "2", "The answer is 5."]
+    view.config["protocol"] = "chat"
+    assert rows.our_row(view)["without a mark"] == 0.75
+
+
 def test_intervals_cover_seeds_and_items():
     """Seeds alone give Student's interval; items that differ alike in all seeds widen it."""
     seeds = np.array([1.0, 2.0, 4.0])
