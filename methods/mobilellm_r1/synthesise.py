@@ -11,13 +11,14 @@ import pandas as pd
 
 from methods.mobilellm_r1 import rows
 from methods.mobilellm_r1.analyse import READING
-from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
+from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA, OWN
 from tycho.adapter import JobView, Run
 
 ARMS = [
     "uniform", "random", "influence", "influence_raw", "clean", "oracle", "mid_none", "mid_random", "mid_influence",
 ]  # fmt: skip
 ALL = "all three"
+TRAINED_ON = {READING: "influence", "own-raw": "influence_raw"}  # readings that have an arm
 LEVEL = alt.Axis(labelAngle=0)
 
 
@@ -25,14 +26,14 @@ def synthesise(run: Run) -> None:
     rows.published_beside(run, [view for view in run.jobs if view.key.arm == "smollm2"])
     views = [view for view in run.jobs if view.key.task == "corpora"]
     by_arm = {arm: [view for view in views if view.key.arm == arm] for arm in {view.key.arm for view in views}}
+    metrics = pd.concat([view.record("metrics") for view in views]) if views else pd.DataFrame()
     if "specialists" in by_arm:
         _influence(run, by_arm["specialists"])
-        _mixtures(run, by_arm["specialists"])
+        _mixtures(run, by_arm["specialists"], metrics[metrics.name == "nll"])
     samples = [view.record("samples") for view in views]
     samples = pd.concat([found for found in samples if len(found)], ignore_index=True) if views else pd.DataFrame()
     if len(samples):
         samples["capability"] = samples.item.str.partition(" ")[0]
-        metrics = pd.concat([view.record("metrics") for view in views])
         _losses(run, samples[samples.arm.isin(ARMS)], metrics[metrics.name == "guessing_loss"])
         _leave_one_out(run, samples[samples.arm == "leave_one_out"])
     if "mid_influence" in by_arm:
@@ -81,7 +82,25 @@ def _influence(run: Run, views: list[JobView]) -> None:
     )  # fmt: skip
 
 
-def _mixtures(run: Run, views: list[JobView]) -> None:
+def left_out(weights: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame:
+    """A row a reading and seed: the right and the bad corpora of weight 0, beside the loss on each capability of the network
+    that was trained on that mixture. weights: reading, seed, corpus, weight; losses: arm, seed, variant (capability), value."""
+    rows = []
+    for reading, arm in TRAINED_ON.items():
+        for seed, mine in weights[weights.reading == reading].groupby("seed"):
+            none = set(mine.corpus[mine.weight == 0])
+            right, bad = ([n for n in CORPORA if n in none and (n in OWN.values()) == own] for own in (True, False))
+            reached = losses[(losses.arm == arm) & (losses.seed == seed)].set_index("variant").value
+            row = {"reading": reading, "seed": seed, "right, weight 0": ", ".join(right)}
+            rows.append(
+                row
+                | {"bad, weight 0": ", ".join(bad)}
+                | {f"loss on {c}": float(reached.get(c, math.nan)) for c in CAPABILITIES}
+            )
+    return pd.DataFrame(rows)
+
+
+def _mixtures(run: Run, views: list[JobView], losses: pd.DataFrame) -> None:
     frame = pd.concat([view.table("weights").assign(seed=view.key.seed) for view in views])
     order = list(frame.reading.unique())
     base = alt.Chart(frame).encode(
@@ -96,15 +115,20 @@ def _mixtures(run: Run, views: list[JobView]) -> None:
     rule = alt.Chart(pd.DataFrame({"y": [1 / len(CORPORA)]})).mark_rule(strokeDash=[4, 4]).encode(y="y:Q")
     means = frame.groupby(["reading", "corpus"]).weight.mean()
     text = "; ".join(
-        f"{reading}: " + ", ".join(f"{name} {means[reading, name]:.0%}" for name in CORPORA)
-        for reading in (READING, "own-raw")
+        f"{reading}: " + ", ".join(f"{name} {means[reading, name]:.0%}" for name in CORPORA) for reading in TRAINED_ON
     )
     follows = frame.groupby(["reading", "seed"]).follows.all()
     lost = [f"{seed} ({reading})" for (reading, seed), yes in follows.items() if not yes]
     end = f" No mixture follows in seeds {', '.join(lost)}; the uniform one stands in." if lost else ""
+    none = left_out(frame, losses)
+    run.table("left-out", none)
+    dropped = none[none["right, weight 0"] != ""]
+    told = [f"{row['right, weight 0']} (seed {row['seed']}, {row['reading']})" for _, row in dropped.iterrows()]
+    end += f" Right corpora of weight 0: {'; '.join(told)}." if told else ""
     run.figure(
         "mixtures", alt.layer(bars, dots, rule).properties(width=440, height=200),
-        f"What each reading of influence makes of the corpora, a dot a seed, bars the means ({text}).{end}",
+        "What each reading of influence makes of the corpora, a dot a seed, bars the means. All specialists and probing gradients at "
+        f"unit length, or each capability's own specialist and gradients as they are ({text}).{end}",
     )  # fmt: skip
     run.table("mixtures", frame[["reading", "corpus", "seed", "score", "weight", "follows"]].reset_index(drop=True))
 

@@ -11,7 +11,7 @@ import torch
 
 from methods.mobilellm_r1 import estimands, influence, rows
 from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
-from methods.mobilellm_r1.synthesise import interval
+from methods.mobilellm_r1.synthesise import interval, left_out
 from tycho.config import load_settings
 from tycho.jobs import plan
 from tycho.worker import run_process
@@ -84,6 +84,28 @@ def test_tables_of_the_synthesis(views):
     losses = views["synthesis"].table("losses")
     assert set(losses.capability) == {*CAPABILITIES, "all three"} and (losses.low <= losses.loss).all()
     assert len(views["synthesis"].table("leave-one-out")) == len(CORPORA) * len(CAPABILITIES)
+
+
+def test_what_a_mixture_leaves_out_stands_beside_its_losses(views):
+    weights = pd.DataFrame(
+        [(r, s, c, float(c not in none)) for (r, s), none in
+         {("unit", 0): [], ("own-raw", 0): ["facts", "decoy"], ("own-raw", 1): ["decoy", "noisy", "chains"]}.items() for c in CORPORA],
+        columns=["reading", "seed", "corpus", "weight"],
+    )  # fmt: skip
+    losses = pd.DataFrame({"arm": "influence_raw", "seed": [0, 1], "variant": "knowledge", "value": [9.0, 1.0]})
+    found = left_out(weights, losses).set_index(["reading", "seed"])
+    assert found["right, weight 0"].to_dict() == {("unit", 0): "", ("own-raw", 0): "facts", ("own-raw", 1): "chains"}
+    assert found["bad, weight 0"].tolist() == ["", "decoy", "noisy, decoy"]
+    assert found["loss on knowledge"].tolist()[1:] == [9.0, 1.0] and np.isnan(found["loss on knowledge"]["unit", 0])
+    table = views["synthesis"].table("left-out")
+    weights = views["specialists"].table("weights").set_index(["reading", "corpus"]).weight
+    for row in table.to_dict("records"):
+        none = [name for part in ("right", "bad") for name in row[f"{part}, weight 0"].split(", ") if name]
+        assert none == [name for name in CORPORA if weights[row["reading"], name] == 0]
+        arm = {"unit": "influence", "own-raw": "influence_raw"}[row["reading"]]
+        nll = views[arm].record("metrics").query("name == 'nll' and variant == 'math'").value.item()
+        assert row["loss on math"] == pytest.approx(nll)
+    assert table.reading.tolist() == ["unit", "own-raw"]
 
 
 def test_empty_answers_and_those_without_a_mark_stand_beside_the_row():
