@@ -33,12 +33,23 @@ def power(logits: Tensor) -> Tensor:
     return torch.einsum("ksxy,xyc->ksc", waves, logits).square().sum(dim=(1, 2))
 
 
+def visible(logits: Tensor) -> Tensor:
+    """Outputs as the loss sees them: neither softmax nor the centred squared loss sees their mean over classes."""
+    return logits - logits.mean(dim=-1, keepdim=True)
+
+
+def wave_share(logits: Tensor, keys: list[int]) -> Tensor:
+    """Share of the outputs' power over the table, each class less its mean over pairs, in waves of the key frequencies."""
+    logits = visible(logits)
+    return power(logits)[[k - 1 for k in keys]].sum() / (logits - logits.mean(dim=(0, 1))).square().sum()
+
+
 def key_frequencies(logits: Tensor, share: float = 0.1) -> list[int]:
-    """Frequencies whose part has at least `share` of the strongest one's power.
+    """Frequencies whose part, of what the loss sees, has at least `share` of the strongest one's power.
 
     The paper takes those that best explain the variance of some neuron; on outputs the measure needs no neurons.
     """
-    found = power(logits)
+    found = power(visible(logits))
     return (1 + (found >= share * found.max()).nonzero()[:, 0]).tolist()
 
 

@@ -167,6 +167,17 @@ def test_progress_measures_of_a_network_that_adds_by_trigonometry() -> None:
     assert torch.allclose(progress.restricted(some + 5, [2, 4]), some + 5)  # the mean is put back
 
 
+def test_waves_that_all_classes_have_in_common_do_not_count() -> None:
+    """Softmax and the centred squared loss do not see them."""
+    h = torch.arange(11).double()
+    common = 100 * torch.cos(2 * math.pi * 4 * (h[:, None] + h) / 11)[..., None]
+    outputs = perfect(11, [2]) + 0.01 * random(11, 11, 11)
+    assert progress.key_frequencies(outputs + common) == progress.key_frequencies(outputs) == [2]
+    for keys in ([2], [2, 4]):
+        assert torch.isclose(progress.wave_share(outputs + common, keys), progress.wave_share(outputs, keys))
+    assert torch.isclose(progress.wave_share(perfect(11, [2, 4]), [2]), torch.tensor(0.5).double())
+
+
 def test_gini_and_spectrum() -> None:
     assert abs(progress.gini(torch.ones(8).double())) < 1e-12
     assert torch.isclose(progress.gini(torch.tensor([0.0, 0, 0, 7])), torch.tensor(0.75))
