@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -48,13 +50,35 @@ def interactive(run: Run, epoch: int, hidden: Tensor) -> dict[str, float]:
     return {"repulsion": agreement}
 
 
+def ending(curve: pd.Series) -> float:
+    """Median over the evaluations of the last twentieth of the epochs; `curve` is indexed by epoch.
+
+    Adam's loss has spikes late in training, and the last evaluation may stand in one.
+    """
+    return float(curve[curve.index >= 0.95 * curve.index.max()].median())
+
+
+def settled(loss: pd.Series, kept: list[int]) -> int:
+    """The last kept epoch that is not in a spike: its loss is at most ten times the one at the end (`ending`).
+
+    The last kept epoch where there is none.
+    """
+    level = 10 * ending(loss)
+    return max((epoch for epoch in kept if loss[epoch] <= level), default=max(kept))
+
+
+def train_curves(run: Run) -> pd.DataFrame:
+    """What training logged: a row an epoch, a column a name."""
+    return run.job.record("metrics").query("stage == 'train'").pivot(index="step", columns="name", values="value")
+
+
 def times(run: Run) -> None:
-    """Final accuracies, and the first evaluated epoch at which 99 % of the training and 95 % of the test set are right."""
-    curves = run.job.record("metrics").query("stage == 'train'").pivot(index="step", columns="name", values="value")
+    """Accuracies at the end, and the first evaluated epoch at which 99 % of the training and 95 % of the test set are right."""
+    curves = train_curves(run)
     for part, level in (("train", 0.99), ("test", 0.95)):
         accuracy = curves[f"{part}_accuracy"]
         reached = accuracy.index[accuracy >= level]
-        run.metric(f"{part}_accuracy", accuracy.iloc[-1])
+        run.metric(f"{part}_accuracy", ending(accuracy))
         epoch = float(reached[0]) if len(reached) else float(accuracy.index[-1])
         run.metric(f"epochs_to_{part}", max(epoch, 1.0), censored=not len(reached))
 
@@ -73,34 +97,37 @@ def table_outputs(run: Run, weights: dict[str, Tensor]) -> Tensor:
 def progress_measures(run: Run, outputs: dict[int, Tensor]) -> None:
     """Restricted loss (all pairs), excluded loss (training pairs) and the share of the outputs in waves of x + y.
 
-    Key frequencies are those at the end, as in the paper. Losses are the network's own. "before" is the last epoch kept
-    at which less than half of the test set was right.
+    Key frequencies are those at the end, as in the paper, and the end is the last epoch kept that is not in a spike of
+    the loss (`settled`). Losses are the network's own. "before" is the last epoch kept before half of the test set was
+    right for the first time.
     """
     group = groups.group(run.key.task)
     table = groups.pairs(group)
     seen, _ = groups.split(len(table), run.config.train_pairs, run.generator("split"))
     loss = _loss(run.config.loss)
     everything = torch.arange(len(table))
-    keys = progress.key_frequencies(list(outputs.values())[-1].double())
-    accuracy = run.job.record("metrics").query("stage == 'train' and name == 'test_accuracy'").set_index("step").value
-    shares: dict[str, float] = {}
+    curves = train_curves(run)
+    end = settled(curves.train_loss, list(outputs))
+    keys = progress.key_frequencies(outputs[end].double())
+    measured: dict[int, dict[str, float]] = {}
     for epoch, logits in outputs.items():
         logits = logits.double()
-        whole = loss(logits.flatten(0, 1), table, everything)
-        restricted = loss(progress.restricted(logits, keys).flatten(0, 1), table, everything)
-        excluded = loss(progress.excluded(logits, keys).flatten(0, 1), table, seen)
-        centred = logits - logits.mean(dim=(0, 1))
-        waves = progress.power(centred)[[k - 1 for k in keys]].sum() / centred.square().sum()
-        run.log(epoch, restricted_loss=restricted, excluded_loss=excluded, whole_loss=whole, wave_share=float(waves))
-        if not shares or accuracy[epoch] < 0.5:
-            shares["before"] = float(waves)
-        shares.setdefault("start", float(waves))
+        measured[epoch] = {
+            "restricted_loss": loss(progress.restricted(logits, keys).flatten(0, 1), table, everything),
+            "excluded_loss": loss(progress.excluded(logits, keys).flatten(0, 1), table, seen),
+            "whole_loss": loss(logits.flatten(0, 1), table, everything),
+            "wave_share": float(progress.wave_share(logits, keys)),
+        }
+        run.log(epoch, **measured[epoch])
     run.metric("key_frequencies", len(keys))
-    run.metric("final_restricted_loss", restricted)
-    run.metric("final_excluded_loss", excluded)
-    run.metric("final_whole_loss", whole)
-    for when, share in (shares | {"final": float(waves)}).items():
-        run.metric(f"{when}_wave_share", share)
+    run.metric("final_epoch", end)
+    for name, value in measured[end].items():
+        run.metric(f"final_{name}", value)
+    first = min(outputs)
+    half = min((epoch for epoch in outputs if curves.test_accuracy[epoch] >= 0.5), default=math.inf)
+    before = max((epoch for epoch in outputs if epoch < half), default=first)
+    for when, epoch in (("start", first), ("before", before)):
+        run.metric(f"{when}_wave_share", measured[epoch]["wave_share"])
 
 
 def _loss(kind: str) -> Callable[[Tensor, Tensor, Tensor], float]:

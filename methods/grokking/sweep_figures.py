@@ -97,8 +97,8 @@ def progress(run: Run) -> None:
     views = [view for view in run.jobs if view.key.arm in networks]
     if not views:
         return
-    curves = pd.concat([view.record("metrics") for view in views], ignore_index=True)
-    curves = curves[curves.name.isin(list(PROGRESS)) & curves.step.notna()]
+    metrics = pd.concat([view.record("metrics") for view in views], ignore_index=True)
+    curves = metrics[metrics.name.isin(list(PROGRESS)) & metrics.step.notna()]
     for task, found in curves.groupby("task"):
         found = found[found.seed == found.seed.min()]
         frame = found.assign(
@@ -116,11 +116,16 @@ def progress(run: Run) -> None:
             .properties(width=420, height=200)
             .facet(row=alt.Row("network:N", title=None))
         )
-        ends = found.sort_values("step").groupby(["arm", "name"]).value.last()
+        mine = metrics[(metrics.task == task) & (metrics.seed == found.seed.iloc[0]) & metrics.step.isna()]
+        ends = mine.set_index(["arm", "name"]).value
         text = "; ".join(
-            f"{label}: {ends[arm, 'whole_loss']:.2g} whole, {ends[arm, 'restricted_loss']:.2g} restricted, "
-            f"{ends[arm, 'excluded_loss']:.2g} excluded"
+            f"{label}: {ends[arm, 'final_whole_loss']:.2g} whole, {ends[arm, 'final_restricted_loss']:.2g} restricted, "
+            f"{ends[arm, 'final_excluded_loss']:.2g} excluded"
             for arm, label in networks.items()
-            if (arm, "whole_loss") in ends
+            if (arm, "final_whole_loss") in ends
         )
-        run.figure(f"progress-{task}", chart, f"Progress measures over training, one seed. At the end, {text}.")
+        run.figure(
+            f"progress-{task}",
+            chart,
+            f"Progress measures over training, one seed. At the last epoch kept that is not in a spike of the loss, {text}.",
+        )
