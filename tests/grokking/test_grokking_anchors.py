@@ -55,6 +55,19 @@ def test_stablemax_is_a_smooth_distribution_that_does_not_overflow() -> None:
     assert torch.allclose(torch.autograd.grad(s.sum(), x)[0], torch.ones(2).double(), atol=1e-6)
 
 
+def test_stablemax_still_has_a_gradient_where_an_example_is_fitted() -> None:
+    """Float32 logits of a right answer at 1e5 and wrong ones at -1e5, against d/dx_t -log p = -(1 - p) / s(x_t)."""
+    logits = torch.full((1, 5), -1e5)
+    logits[0, 2] = 1e5
+    logits.requires_grad_()
+    value = anchors.cross_entropy(logits, torch.tensor([2]), "stablemax")
+    right, wrong = 1e5 + 1, 4 / (1 + 1e5)
+    assert float(value.detach()) == pytest.approx(math.log1p(wrong / right), rel=1e-5)
+    found = torch.autograd.grad(value, logits)[0]
+    assert found.dtype == torch.float32
+    assert float(found[0, 2]) == pytest.approx(-wrong / (right + wrong) / right, rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", anchors.LOSSES)
 def test_cross_entropy_is_the_mean_over_examples_and_its_slope_is_finite(kind: str) -> None:
     logits = random(5, 4).requires_grad_()
