@@ -25,7 +25,7 @@ def weights(count: int = 2):
 def test_what_words_the_domains_share():
     """As the README says: facts share separators alone with the others, and those two numbers and signs besides."""
     seen = {name: set(np.unique(corpora.Corpus(name, 1).read(0, 512).ids)) for name in corpora.OWN.values()}
-    between = {corpora.WORDS[word] for word in corpora.SEPARATORS} | {corpora.WORDS.eos}
+    between = {corpora.WORDS[word] for word in corpora.SEPARATORS} | {corpora.WORDS["<eos>"]}
     assert seen["facts"] & seen["chains"] == seen["facts"] & seen["programs"] == between
     shared = {corpora.WORDS[word] for word in ("+", "-", *map(str, range(corpora.NUMBERS)))}
     assert seen["chains"] & seen["programs"] == between | shared
