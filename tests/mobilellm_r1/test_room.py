@@ -12,8 +12,10 @@ import torch
 from methods.mobilellm_r1 import estimands, influence, rows
 from methods.mobilellm_r1.corpora import CAPABILITIES, CORPORA
 from methods.mobilellm_r1.synthesise import interval, left_out
+from reports.claims import load_claims
 from tycho.config import load_settings
 from tycho.jobs import plan
+from tycho.registry import rooms
 from tycho.worker import run_process
 
 ARMS = ["influence", "influence_raw", "leave_one_out", "mid_influence", "mid_random"]
@@ -133,6 +135,16 @@ def test_intervals_cover_seeds_and_items():
     assert high - mean == pytest.approx(4.302653 * seeds.std(ddof=1) / np.sqrt(3)) == mean - low
     spread = plain.assign(x=plain.x + plain.item)
     assert interval(spread, "x")[2] - interval(spread, "x")[1] > high - low
+
+
+def test_dropping_is_judged_in_each_capability():
+    """A mean over three may be one of them. The paper's number is of knowledge."""
+    found = [one for one in load_claims(rooms()["mobilellm_r1"] / "claims.yaml") if "dropping" in one.id]
+    asked = {(one.test.estimand, one.test.variant) for one in found}
+    assert asked == {(estimand, c) for estimand in ("nll", "exact_match") for c in CAPABILITIES} and len(found) == 6
+    for one in found:
+        assert one.floor.variant == one.test.variant == one.id.rpartition("-")[2]
+        assert bool(one.paper) == (one.test.variant == "knowledge")
 
 
 def test_published_rows_keep_the_protocols_apart():
