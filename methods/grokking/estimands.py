@@ -33,3 +33,10 @@ def repulsion_sign_errors(records, *, arm, task, variant, setting):
 
 def learnt_again(records, *, arm, task, variant, setting):
     return _instances(records, "learnt_again", arm, task)
+
+
+def delay_factor(records, *, arm, task, variant, setting):
+    """Epochs to generalise over epochs to fit the training set; a bound where the first, or both, did not come."""
+    kept = records.metrics.query("arm == @arm and task == @task and setting == @setting and step.isna()")
+    test, train = (kept[kept.name == f"epochs_to_{part}"].set_index("seed") for part in ("test", "train"))
+    return (test.value / train.value).rename("value").to_frame().assign(censored=test.censored).reset_index()

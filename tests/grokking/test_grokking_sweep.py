@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from methods.grokking import network, sweep, training
+from methods.grokking import estimands, network, sweep, training
 from methods.grokking.method import Grokking, GrokkingConfig
 from methods.grokking.phases import LAWS, fits, half_width, misfit
+from reports.estimands import Records
 from tycho.config import load_settings
 from tycho.jobs import plan
 from tycho.tasks import groups
@@ -44,6 +45,28 @@ def test_networks_side_by_side_are_what_they_are_alone():
         list(training.train(alone, mine, mine, 15, [15], rates[r], decays[r]))
         for name in ("W", "V"):
             assert torch.allclose(together[name][r], alone[name][0], atol=1e-5)
+
+
+def test_the_delay_factor_is_the_ratio_of_both_times_and_a_bound_where_one_never_came():
+    rows = [  # seed, epochs to fit and to generalise; the third network never generalised, the fourth never fitted
+        (0, (10.0, False), (80.0, False)),
+        (1, (20.0, False), (50.0, False)),
+        (2, (40.0, False), (400.0, True)),
+        (3, (400.0, True), (400.0, True)),
+    ]
+    metrics = pd.DataFrame(
+        [
+            {"arm": "optimisers", "task": "z23", "setting": where, "step": math.nan, "seed": seed, "name": name,
+             "value": value, "censored": censored}
+            for seed, *both in rows
+            for name, (value, censored) in zip(("epochs_to_train", "epochs_to_test"), both, strict=True)
+            for where in ("optimiser=muon", "optimiser=adam")
+        ]
+    )  # fmt: skip
+    records = Records("standard", "grokking", metrics, metrics, metrics)
+    found = estimands.delay_factor(records, arm="optimisers", task="z23", variant="", setting="optimiser=muon")
+    assert found.seed.tolist() == [0, 1, 2, 3] and found.value.tolist() == [8, 2.5, 10, 1]
+    assert found.censored.tolist() == [False, False, True, True]
 
 
 @pytest.fixture(scope="module")
