@@ -12,6 +12,8 @@ from torch import Tensor
 
 from methods.grokking import anchor_training, anchors, landscape, progress, theory
 from methods.grokking.network import squared_error
+from reports.claims import load_claims
+from tycho.registry import rooms
 from tycho.tasks import groups
 
 
@@ -189,6 +191,19 @@ def test_waves_that_all_classes_have_in_common_do_not_count() -> None:
     for keys in ([2], [2, 4]):
         assert torch.isclose(progress.wave_share(outputs + common, keys), progress.wave_share(outputs, keys))
     assert torch.isclose(progress.wave_share(perfect(11, [2, 4]), [2]), torch.tensor(0.5).double())
+
+
+def test_what_a_memoriser_that_commutes_has_in_five_frequencies_is_below_the_claims_margin() -> None:
+    """Half of the table of Z53 and its mirror image right, nothing elsewhere."""
+    table = groups.pairs(groups.group("Z53"))
+    outputs = torch.zeros(53, 53, 53).double()
+    for left, right, target in table[groups.split(53**2, 1404, 0)[0]].tolist():
+        outputs[left, right, target] = outputs[right, left, target] = 1
+    strongest = (1 + progress.power(progress.visible(outputs)).topk(5).indices).tolist()
+    share = float(progress.wave_share(outputs, strongest))
+    assert abs(share - 5 * 0.75 / 26) < 0.01
+    claims = {claim.id: claim for claim in load_claims(rooms()["grokking"] / "claims.yaml")}
+    assert share < claims["grokking.circuit-before-accuracy"].test.margin
 
 
 def test_gini_and_spectrum() -> None:
