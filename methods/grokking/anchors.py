@@ -56,6 +56,7 @@ def stablemax_log(logits: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.log_softmax(dim=-1),
+    "softmax64": lambda logits: logits.double().log_softmax(dim=-1),
     "stablemax": stablemax_log,
 }
 
