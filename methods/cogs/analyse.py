@@ -12,9 +12,6 @@ from methods.cogs.published import MEASURES
 from tycho.adapter import Run
 from tycho.keys import read_setting, setting
 
-# Which limit of the factorisation error counts: ours, or the public code's (see `decomposition.factorisable`).
-LIMITS = {"": decomposition.TOLERANCE, "public limit": decomposition.PUBLIC_TOLERANCE}
-
 
 def trained(run: Run) -> None:
     seeds, horizons = network_seeds(run), run.config.horizons
@@ -24,8 +21,8 @@ def trained(run: Run) -> None:
         z = algebra.coefficients(weights["W"].double(), weights["V"].double())
         point = read_setting(where)
         epoch = int(point.pop("epochs"))
-        for variant, limit in LIMITS.items():
-            found = tables.decomposition_table(z, limit=limit)
+        for variant, (tolerance, limit) in decomposition.RULES.items():
+            found = tables.decomposition_table(z, tolerance, limit)
             found = found.assign(seed=[seeds[i] for i in found.network], named=_named(found))
             if epoch in {0, *horizons}:
                 samples.append(_samples(run, found).assign(variant=variant, setting=where))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.cogs import algebra, solutions, tables
-from methods.cogs.decomposition import decompose, nodes_of_order
+from methods.cogs.decomposition import RULES, TOLERANCE, decompose, nodes_of_order
 from methods.grokking import network
 from tycho.adapter import Run
 from tycho.keys import setting
@@ -135,9 +135,10 @@ def _classifier(run: Run, d: int, generator: torch.Generator) -> None:
     for order in (4, 6):
         a, b = (solutions.random_phase((run.config.unrelated, order), generator) for _ in range(2))
         unrelated = torch.stack([a, b, (a * b).conj()], dim=1)
-        run.metric("unrelated_named", _named(unrelated), setting=setting(order=order))
+        for variant, rule in RULES.items():
+            run.metric("unrelated_named", _named(unrelated, *rule), variant=variant, setting=setting(order=order))
 
 
-def _named(nodes: Tensor) -> float:
-    names = decompose(nodes).product
+def _named(nodes: Tensor, tolerance: float = TOLERANCE, limit: float = TOLERANCE) -> float:
+    names = decompose(nodes, tolerance, limit).product
     return 1 - names.count("unknown") / len(names)

@@ -24,6 +24,14 @@ LIVE = 0.4 * 4 ** (-1 / 3)
 TOLERANCE = 0.1  # of entries of modulus one
 PUBLIC_TOLERANCE = 0.1 * math.sqrt(2)  # the public code's limit of the factorisation error, see `factorisable`
 
+# What counts as a named product, by variant of the records: tolerance of the factors' entries, limit of the factorisation
+# error. The last is there to show how much hangs on the tolerance.
+RULES = {
+    "": (TOLERANCE, TOLERANCE),
+    "public limit": (TOLERANCE, PUBLIC_TOLERANCE),
+    "public limit, tolerance 0.15": (0.15, PUBLIC_TOLERANCE),
+}
+
 
 def node_frequencies(z: Tensor) -> tuple[Tensor, Tensor]:
     """Frequency of each node in 1 .. (d-1)/2, the largest |a_k|, and that |a_k|: [R, 3, d, q] -> int64, float [R, q].

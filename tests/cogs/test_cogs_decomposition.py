@@ -174,6 +174,19 @@ def test_unrelated_nodes_are_not_factorisable(order: int) -> None:
     assert decomposition.decompose(batch).factorisable.float().mean() < 0.02
 
 
+def test_nodes_that_still_settle_have_a_name_at_the_wider_tolerance_only() -> None:
+    """nu * syn in which a and b of one column of syn are 12 % too large and too small: it factorises without error."""
+    nu, omega = torch.polar(torch.tensor(1.0), torch.tensor(0.7)).to(torch.complex128), solutions.OMEGA
+    first = torch.stack([torch.ones(3), torch.stack([nu, -nu, -(nu.conj() ** 2)])], dim=1)
+    one = torch.ones(3, dtype=torch.complex128)
+    second = torch.stack([one, omega * torch.tensor([1.12, 1 / 1.12, 1.0]), omega.conjugate() * one], dim=1)
+    nodes = (first[:, :, None] * second[:, None, :]).flatten(1)[None]
+    found = {name: decomposition.decompose(nodes, *rule) for name, rule in decomposition.RULES.items()}
+    assert all(one.factorisable.all() and one.error.max() < 1e-6 for one in found.values())
+    names = {name: one.product for name, one in found.items()}
+    assert names == {"": ["unknown"], "public limit": ["unknown"], "public limit, tolerance 0.15": ["nu * syn"]}
+
+
 def test_factorisable_products_of_other_factors_stay_unknown() -> None:
     g = generator(2)
     a = solutions.random_phase((HALF,), g)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from methods.cogs import closed_forms, estimands, pruning, published
+from methods.cogs import closed_forms, decomposition, estimands, pruning, published
 from methods.cogs.method import CogsConfig, points
 from methods.cogs.train import examples, initial_weights
 from methods.grokking import network, training
@@ -242,6 +242,25 @@ def test_shares_of_frequencies_agree_with_the_census(smoke) -> None:
         assert kept[kept.name == "order_6"].set_index("seed").value.to_dict() == pytest.approx(share.to_dict())
         named = mine.groupby("seed").correct.mean()
         assert kept[kept.name == "explained"].set_index("seed").value.to_dict() == pytest.approx(named.to_dict())
+
+
+def test_a_wider_tolerance_names_at_least_as_many_and_has_its_own_chance(smoke) -> None:
+    _, collected = smoke
+    rules = list(decomposition.RULES)
+    samples = collected.samples[collected.samples.split == "frequency"]
+    named = samples.pivot_table(index=["arm", "setting", "seed", "item"], columns="variant", values="correct")
+    assert sorted(named) == sorted(rules)
+    assert (named[rules[2]] >= named[rules[1]]).all() and (named[rules[1]] >= named[rules[0]]).all()
+    chance = collected.metrics[collected.metrics.name == "unrelated_named"]
+    assert sorted(chance.variant.unique()) == sorted(rules) and chance.groupby("variant").setting.nunique().eq(2).all()
+
+
+def test_the_tolerances_of_the_rules_are_those_that_the_claims_state() -> None:
+    claims = {claim.id: claim for claim in load_claims(rooms()["cogs"] / "claims.yaml")}
+    for name in ("explained", "explained-at-a-wider-tolerance", "explained-later"):
+        claim = claims[f"cogs.{name}"]
+        tolerance, _ = decomposition.RULES[claim.test.variant]
+        assert f"within {tolerance:g} of" in claim.says
 
 
 def test_sweeps_include_the_arms_own_point(smoke) -> None:
