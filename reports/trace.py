@@ -33,7 +33,9 @@ def claim_tests(claim: Claim | None, method: str, measured: Measured) -> list[di
     if claim is None:
         return []
     named = [("The test", claim.test), ("Its floor", claim.floor_test())]
-    named += [(f"Control: {c.says or c.arm}", claim.control_test(c)) for c in claim.explains_away]
+    for control in claim.explains_away:
+        named += [(f"Control: {control.says or control.arm}", claim.control_test(control))]
+        named += [("The control's floor", control.floor)]
     found = []
     for says, test in named:
         for part in [] if test is None else test.parts if isinstance(test, All) else [test]:

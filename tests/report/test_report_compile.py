@@ -344,3 +344,24 @@ def test_a_control_and_its_absence_of_words(compiled):
     assert shown["controls"][0]["says"] == "pause does as well"
     assert [level["arm"] for level in shown["levels"]] == ["latent", "written"]
     assert shown["measure"] == "accuracy: latent − written" and len(shown["forests"]) == 1
+
+
+def test_a_controls_floor_stands_among_the_values_by_seed() -> None:
+    from reports.claims import Claim
+    from reports.trace import claim_tests
+
+    base = {"estimand": "accuracy", "task": "t"}
+    claim = Claim.model_validate(
+        {
+            "id": "m.one", "says": "x", "source": {"arxiv": "2501.00001", "where": "Table 1", "read": "paper"},
+            "fidelity": "analogue", "test": {"kind": "greater", **base, "of": "a", "than": "b"},
+            "explains_away": [{"arm": "c", "says": "C does.", "floor": {"kind": "greater", **base, "of": "c", "than": 0.5}}],
+        }
+    )  # fmt: skip
+    told = claim_tests(claim, "m", lambda *_: pd.DataFrame({"seed": [0, 1], "value": [0.25, 0.5], "censored": False}))
+    assert [one["says"] for one in told] == [
+        "The test (greater)",
+        "Control: C does (at_least)",
+        "The control's floor (greater)",
+    ]
+    assert [row["seed"] for row in told[2]["rows"]] == [0, 1]
