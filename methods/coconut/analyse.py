@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from tycho.adapter import Run
@@ -12,7 +13,7 @@ def analyse(run: Run) -> None:
     if run.key.arm == "shortcut":
         shortcuts(run)
         return
-    samples = run.job.record("samples")
+    samples = run.job.record("samples").query("split == 'test'")
     for where, mine in samples.groupby("setting"):
         run.metric("accuracy", mine.correct.mean(), setting=str(where))
         for column in ("generated_tokens", "sequential_tokens", "forward_passes", "flops"):
@@ -23,24 +24,33 @@ def analyse(run: Run) -> None:
 
 
 def values(run: Run) -> None:
-    """The value of the nodes of each class after 0, 1, … thoughts, and the cumulative value of the best three."""
+    """The value of the nodes of each class after 0, 1, … thoughts, the gaps between classes item by item, and the cumulative
+    value of the best three."""
+    from methods.coconut import paired
     from methods.coconut import values as idea
-    from methods.coconut.data import symbolic_words
+    from methods.coconut.data import problem, symbolic_words
     from methods.coconut.model import Thinker
-    from methods.coconut.train import problem_of
+    from tycho.tasks.common import HELD_OUT
 
-    thinker = Thinker.load(run.job.model)
-    words = symbolic_words(run.key.task)
-    examples = problem_of(run).test
+    config = run.config.model_copy(update={"test_items": min(paired.TIMES * run.config.test_items, HELD_OUT)})
+    task = problem(run.key.task, config, data=run.seed("data"), order=run.seed("order"), init=run.seed("init"))
+    thinker, words, examples = Thinker.load(run.job.model), symbolic_words(run.key.task), task.test
     graphs = idea.graphs_of(examples, words)
+    names = np.array([f"{run.key.task}, test item {row}" for row in range(len(examples))])
+    rows = []
     for k in range(min(thinker.thoughts, int(graphs.depth.max()))):
         asked = graphs.depth > k
-        found = idea.node_values(thinker, examples, words, k).numpy()[asked]
+        found, those = idea.node_values(thinker, examples, words, k).numpy()[asked], graphs.select(asked)
         where = setting(thoughts=k)
-        for name, value in idea.by_class(found, idea.classes(graphs.select(asked), k)).items():
+        for name, value in idea.by_class(found, idea.classes(those, k)).items():
             run.metric("value", value, variant=name, setting=where)
         for best, share in enumerate(idea.top_shares(found), start=1):
             run.metric("cumulative_value", share, variant=f"top {best}", setting=where)
+        for name, gap in paired.gaps(found, those, k).items():
+            rows.append(pd.DataFrame({"item": names[asked], "variant": name, "setting": where, "score": gap}).dropna())
+    if rows:  # of another split than the test's answers: they are read by `estimands.value_gap` alone
+        blank = dict.fromkeys(("prompt", "response", "answer", "target"), "")
+        run.samples(pd.concat(rows).assign(split="values", correct=lambda f: f.score > 0, **blank))
 
 
 def shortcuts(run: Run) -> None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from methods.coconut import published, values
+from methods.coconut import estimands, paired, published, values
 from methods.coconut.data import problem, symbolic_words
 from methods.coconut.method import Coconut
 from methods.coconut.model import BEGIN, END, PAUSE, THOUGHT, Thinker, add_marks, find_marks
 from methods.coconut.serve import Served, load
 from reports.claims import load_claims
+from tycho import records
+from tycho.adapter import JobView, Run
 from tycho.config import load_settings
 from tycho.errors import TychoError
 from tycho.harness import Options, make_items, measure
 from tycho.jobs import plan
-from tycho.keys import read_setting
+from tycho.keys import JobKey, read_setting
 from tycho.lm import small
 from tycho.tasks import common, graph_text, graphs
 from tycho.tasks import published as tasks_published
@@ -324,6 +329,51 @@ def test_classes_of_nodes_by_hand():
         {"optimal": 0.5, "other frontier": 0.2, "other reachable": 0.2 / 3, "unreachable": 0.05}
     )
     assert values.top_shares(share) == pytest.approx([0.5, 0.7, 0.8])
+
+
+def test_gaps_are_between_nodes_of_one_item():
+    """Target 3, optimal 1. The first item's other node as far, 2, is a dead end; in the second 2 has as many children as 1 and
+    4 has two; in the third there is no other node as far, so nothing is said of it."""
+    edges = [
+        [(0, 1), (0, 2), (1, 3), (5, 6)],
+        [(0, 1), (0, 2), (0, 4), (1, 3), (2, 7), (4, 7), (4, 2), (5, 6)],
+        [(0, 1), (1, 3), (5, 6)],
+    ]
+    some = graphs.from_lists(edges, [0] * 3, [3] * 3, [6] * 3, [8] * 3)
+    share = np.array([[0.0, 0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02]] * 2 + [[0.9] * 8])
+    found = paired.gaps(share, some, 0)
+    assert found["optimal over other frontier"] == pytest.approx([0.3, (0.3 + 0.42) / 2, np.nan], nan_ok=True)
+    going_on = found["optimal over other frontier with children"]
+    assert going_on == pytest.approx([np.nan, (0.3 + 0.42) / 2, np.nan], nan_ok=True)
+    alike = found["optimal over other frontier with as many children"]
+    assert alike == pytest.approx([np.nan, 0.3, np.nan], nan_ok=True)
+    wanted = [0.2 - 0.05, (0.2 + 0.08) / 2 - 0.05, np.nan]
+    assert found["other frontier over unreachable"] == pytest.approx(wanted, nan_ok=True)
+
+
+def test_values_are_judged_by_item(saved, tmp_path):
+    """The analysis hands over a gap an item, on more items than the test has, and the estimand gives them to the judge."""
+    key = JobKey("quick", "coconut", "coconut", "graphs", 0)
+    view = JobView(key, tmp_path)
+    shutil.copytree(saved, tmp_path / "model")
+    answers = make_items(["a", "b"], ["1", "2"]).assign(answer="1", correct=[True, False], flops=1.0)
+    answers = answers.assign(**dict.fromkeys(("generated_tokens", "sequential_tokens", "forward_passes"), 1))
+    records.write(tmp_path / "evaluate/samples.parquet", records.tidy("samples", answers, **asdict(key)))
+    for again in range(2):  # the second time beside its own earlier records
+        run = Run(key, "analyse", Coconut.Config(test_items=10, validation_items=2), job=view, work=tmp_path / "work")
+        Coconut().analyse(run)
+        run.finish(tmp_path)
+        found = records.read(tmp_path / "analyse/metrics.parquet").query("name == 'accuracy'")
+        assert found.value.tolist() == [0.5], again
+    rows = view.record("samples")
+    some = values.graphs_of(common.ground("graphs").held_out(40, "test"), WORDS)
+    both = [set(kinds) >= {0, 1} for kinds in values.classes(some, 1)]
+    asked = {"arm": "coconut", "task": "graphs", "setting": "thoughts=1"}
+    gaps = estimands.value_gap(SimpleNamespace(samples=rows), variant="optimal over other frontier", **asked)
+    assert gaps.item.tolist() == [f"graphs, test item {row}" for row in np.flatnonzero(both)] and any(both)
+    share = values.node_values(Thinker.load(view.model), common.ground("graphs").held_out(40, "test"), WORDS, 1)
+    wanted = paired.gaps(share.numpy(), some, 1)["optimal over other frontier"]
+    assert gaps.value.to_numpy() == pytest.approx(wanted[both])
 
 
 def test_values_are_next_word_probabilities_after_the_thoughts(saved):
