@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 
+def unsolved(records, *, arm, task, variant, setting):
+    """1 for a graph whose target does not stand alone above all nodes after as many thoughts as it is hops away, else 0."""
+    found = _by_graph(records, arm, task, "margin", "offset=0")
+    return found.assign(value=1.0 - found.correct)
+
+
+def unsolved_with_one_more(records, *, arm, task, variant, setting):
+    """The same with one thought more."""
+    found = _by_graph(records, arm, task, "margin", "offset=1")
+    return found.assign(value=1.0 - found.correct)
+
+
+def margin_one_short(records, *, arm, task, variant, setting):
+    """By how much the target of a graph differs from the best other node with one thought too few."""
+    found = _by_graph(records, arm, task, "margin", "offset=-1")
+    return found.assign(value=found.score.abs())
+
+
 def thought_error(records, *, arm, task, variant, setting):
-    """Largest distance of a thought's coordinates from the uniform superposition; one instance a number of thoughts."""
-    metrics = records.metrics
-    kept = metrics[(metrics.arm == arm) & (metrics.task == task) & (metrics.name == "thought_error")]
-    return kept.rename(columns={"setting": "instance"})[["seed", "value", "instance"]]
+    """Largest distance of a graph's thoughts from the uniform superposition, over thoughts and coordinates."""
+    found = _by_graph(records, arm, task, "thought error", "")
+    return found.assign(value=found.score)
+
+
+def _by_graph(records, arm, task, variant, setting):
+    """The construction's rows of one statement; one instance a graph."""
+    samples = records.samples
+    kept = samples[(samples.arm == arm) & (samples.task == task) & (samples.split == "theorem")]
+    kept = kept[(kept.variant == variant) & (kept.setting == setting)]
+    return kept.rename(columns={"item": "instance"})
 
 
 def frontier_gap(records, *, arm, task, variant, setting):

@@ -29,7 +29,7 @@ def measure(run: Run) -> None:
     most = int(some.depth.max()) + 1  # one thought more than any graph needs
     net = construction.build(construction.token_embeddings(int(some.nodes.max())), some.edges.shape[1])
     found = construction.reason(net, some, most)
-    theorem(run, some, found)
+    exact = theorem(run, some, found)
     drawn = construction.reason(net, some, most, measured=True, generator=run.generator("collapse"))
     rows = []
     for variant, each in (("", found), (DRAWN, drawn)):
@@ -44,7 +44,8 @@ def measure(run: Run) -> None:
     depth = torch.from_numpy(some.depth)
     samples = [sample(run, some, found, depth), sample(run, some, drawn, depth).assign(variant=DRAWN)]
     samples.append(sample(run, some, found, depth - 1).assign(setting=setting(offset=-1)))
-    run.samples(pd.concat([*samples, *(disturbed_sample(run, shown, point) for point in points)], ignore_index=True))
+    samples += [disturbed_sample(run, shown, point) for point in points]
+    run.samples(pd.concat([pd.concat(samples).assign(split="test"), exact], ignore_index=True))
     run.table("by-thoughts", pd.DataFrame(rows))
     run.table("disturbed", pd.DataFrame([point.row() for point in points]))
     run.table("example", example(some, found))
@@ -74,17 +75,37 @@ def margins(found: Reasoning, some: Graphs, count: Tensor) -> Tensor:
     return construction.margin(found.logits[torch.arange(len(some)), count], torch.from_numpy(some.target))
 
 
-def theorem(run: Run, some: Graphs, found: Reasoning) -> None:
-    """Graphs that are not solved, and how far thoughts are from the uniform superposition of what k hops reach."""
+def theorem(run: Run, some: Graphs, found: Reasoning) -> pd.DataFrame:
+    """Graphs that are not solved, and how far thoughts are from the uniform superposition of what k hops reach.
+
+    Returns one row a graph and statement, for the estimands: the target's margin with a thought too few, as many as hops, and one
+    more; and the largest error of a graph's thoughts.
+    """
     depth = torch.from_numpy(some.depth)
+    short, own, more = (margins(found, some, depth + offset) for offset in (-1, 0, 1))
     run.metric("graphs", len(some))
-    run.metric("unsolved", float((margins(found, some, depth) <= RIGHT).sum()))
-    run.metric("unsolved_with_one_more", float((margins(found, some, depth + 1) <= RIGHT).sum()))
-    run.metric("margin_one_short", float(margins(found, some, depth - 1).abs().max()))
+    run.metric("unsolved", float((own <= RIGHT).sum()))
+    run.metric("unsolved_with_one_more", float((more <= RIGHT).sum()))
+    run.metric("margin_one_short", float(short.abs().max()))
     embeddings = construction.token_embeddings(int(some.nodes.max()))
+    worst = torch.zeros(len(some), dtype=torch.float64)
     for k in range(1, found.thoughts.shape[1] + 1):
         wanted = construction.uniform(torch.from_numpy(some.reachable(k)), embeddings)
-        run.metric("thought_error", float((found.thoughts[:, k - 1] - wanted).abs().max()), setting=setting(thought=k))
+        error = (found.thoughts[:, k - 1] - wanted).abs().amax(dim=1)
+        run.metric("thought_error", float(error.max()), setting=setting(thought=k))
+        worst = worst.maximum(error)
+    parts = [
+        {
+            "variant": "margin",
+            "setting": setting(offset=offset),
+            "score": margin.numpy(),
+            "correct": (margin > RIGHT).numpy(),
+        }
+        for offset, margin in zip((-1, 0, 1), (short, own, more), strict=True)
+    ]
+    parts.append({"variant": "thought error", "setting": "", "score": worst.numpy(), "correct": True})
+    blank = dict.fromkeys(("prompt", "response", "answer", "target"), "")
+    return pd.concat([pd.DataFrame({"item": names(run, some), "split": "theorem", **blank, **part}) for part in parts])
 
 
 def sample(run: Run, some: Graphs, found: Reasoning, count: Tensor) -> pd.DataFrame:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.superposition import construction
+from methods.superposition import construction, estimands
 from methods.superposition.construction import ANSWER, EDGE, ROOT, SPECIAL, START, Constants
+from methods.superposition.method import Superposition
 from methods.superposition.transformer import forward
+from tycho.adapter import JobView, Run
+from tycho.config import MethodPlan, job_config
+from tycho.keys import JobKey
 from tycho.tasks import graphs, published
 
 DATA = Path(os.environ.get("TYCHO_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -74,6 +79,29 @@ def test_any_graph(seed, nodes):
     if len(near) < 2 or not far:
         return
     check(graphs.from_lists([edges], [0], [max(near)], [max(far)], [nodes]))
+
+
+def test_exact_claims_count_graphs(tmp_path):
+    """Each statement of the theorem is one instance a graph, as a check of that graph alone has it."""
+    key = JobKey("quick", "superposition", "construction", "published", 0)
+    small = {"graphs": 9, "disturbed": 2, "noise": [0.0], "dimensions": [1.0], "draws": 1}
+    config = job_config(Superposition(), MethodPlan(config=small), "construction", "published")
+    view = JobView(key, tmp_path)
+    run = Run(key, "analyse", config, job=view, work=tmp_path / "work")
+    Superposition().analyse(run)
+    run.finish(tmp_path)
+    found = SimpleNamespace(samples=view.record("samples"))
+    asked = {"arm": "construction", "task": "published", "variant": "", "setting": ""}
+    metrics = view.record("metrics").set_index(["name", "setting"]).value
+    for name in ("unsolved", "unsolved_with_one_more", "margin_one_short", "thought_error"):
+        frame = getattr(estimands, name)(found, **asked)
+        assert frame.instance.nunique() == len(frame) == 9, name
+        total = frame.value.sum() if name.startswith("unsolved") else frame.value.max()
+        assert total == metrics[name].max(), name
+    # A graph that is not solved is one instance that misses.
+    wrong = found.samples.assign(correct=found.samples.correct & (found.samples.item != "published, seed 0, graph 4"))
+    one = estimands.unsolved(SimpleNamespace(samples=wrong), **asked).set_index("instance").value
+    assert one.sum() == 1 and one["published, seed 0, graph 4"] == 1
 
 
 def test_layer_one_copies_sources_targets_and_candidates():
