@@ -1,4 +1,4 @@
-"""Figures of the probes: what thoughts hold, and what the last layer looks at, beside the paper's tables."""
+"""Figures of the probes: what thoughts hold, and what each layer looks at, beside the paper's tables."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ def probe_figures(run: Run) -> None:
         if not views:
             continue
         frame = pd.concat([view.table("probes").assign(seed=view.key.seed) for view in views])
-        by = ["probe", "thought", "group"]
+        by = ["probe", "layer", "thought", "group"]
         means = frame.groupby(by).agg(
             mean=("mean", "mean"), low=("mean", "min"), high=("mean", "max"), paper=("paper", "mean")
         )
         means = means.reset_index()
         run.table(f"probes-{arm}", means)
-        for probe in ("inner_product", "attention"):
-            bars(run, arm, probe, means[means.probe == probe])
+        bars(run, arm, "inner_product", means[means.probe == "inner_product"])
+        attention = means[means.probe == "attention"]
+        for layer, mine in attention.groupby("layer"):
+            bars(run, arm, "attention", mine, layer=int(layer))
         heat(run, arm, views[0].table("example"))
 
 
-def bars(run: Run, arm: str, probe: str, means: pd.DataFrame) -> None:
+def bars(run: Run, arm: str, probe: str, means: pd.DataFrame, layer: int = 0) -> None:
     """Groups that leave each other out as bars, with the range over seeds; the paper's nested groups as diamonds."""
     own = means[means.group.isin(GROUPS)]
     base = alt.Chart().encode(x=alt.X("group:N", sort=list(GROUPS), title=None, axis=alt.Axis(labelAngle=-40)))
@@ -41,7 +43,8 @@ def bars(run: Run, arm: str, probe: str, means: pd.DataFrame) -> None:
         base.mark_bar(opacity=0.7).encode(y=alt.Y("mean:Q", title=SAYS[probe])),
         base.mark_rule().encode(y="low:Q", y2="high:Q"),
     ]
-    if arm == "coconut":
+    beside = arm == "coconut" and means.paper.notna().any()
+    if beside:
         layers.append(base.mark_point(shape="diamond", filled=True, color="#D55E00", size=60).encode(y="printed:Q"))
     names = {
         "not reachable": "not reachable",
@@ -69,9 +72,10 @@ def bars(run: Run, arm: str, probe: str, means: pd.DataFrame) -> None:
         if arm == "coconut"
         else ""
     )
-    run.figure(
-        f"{probe.replace('_', '-')}-{arm}", chart, f"{arm}, {SAYS[probe]}, mean and range over seeds: {text}.{more}"
-    )
+    name, says = f"{probe.replace('_', '-')}-{arm}", f"{arm}, {SAYS[probe]}"
+    if layer:
+        name, says = f"{name}-layer{layer}", f"{says} in layer {layer}"
+    run.figure(name, chart, f"{says}, mean and range over seeds: {text}.{more}")
 
 
 def heat(run: Run, arm: str, frame: pd.DataFrame) -> None:

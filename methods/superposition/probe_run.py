@@ -26,7 +26,11 @@ def analyse(run: Run) -> None:
         if found.source_products is not None:
             rows += record(run, "source_product", k, found.source_products[:, k - 1].numpy(), nodes, {})
         edges = probes.edge_classes(graphs, k, found.source, found.target)
-        rows += record(run, "attention", k, found.attention[:, k - 1].numpy(), edges, published.ATTENTION)
+        layers = found.attention.shape[2]
+        for layer in range(1, layers + 1):
+            printed = published.ATTENTION if layer == layers else {}  # the paper's table is of its last layer
+            attention = found.attention[:, k - 1, layer - 1].numpy()
+            rows += record(run, "attention", k, attention, edges, printed, layer=layer)
     run.table("probes", pd.DataFrame(rows))
     run.table("example", example(graphs, found))
     swapped = probes.swap(thinker, examples, graphs, ground.words)
@@ -34,14 +38,16 @@ def analyse(run: Run) -> None:
         run.metric(f"swap_{name}", share)
 
 
-def record(run: Run, name: str, k: int, values: np.ndarray, classes: dict[str, np.ndarray], paper: dict) -> list[dict]:
-    """A probe after k thoughts: metrics by group, and rows beside the paper's table."""
+def record(
+    run: Run, name: str, k: int, values: np.ndarray, classes: dict[str, np.ndarray], paper: dict, **where: int
+) -> list[dict]:
+    """A probe after k thoughts, in a layer if it is of one: metrics by group, and rows beside the paper's table."""
     rows = []
     for group, (mean, deviation, count) in probes.means(values, classes).items():
-        run.metric(name, mean, variant=group, setting=setting(thought=k))
+        run.metric(name, mean, variant=group, setting=setting(thought=k, **where))
         printed = paper[group][k - 1] if group in paper and k <= len(paper[group]) else np.nan
         rows.append({"probe": name, "thought": k, "group": group, "mean": mean, "deviation": deviation, "count": count})
-        rows[-1]["paper"] = printed
+        rows[-1] |= {"paper": printed, "layer": where.get("layer", 0)}
     return rows
 
 

@@ -1,7 +1,7 @@
 """What trained continuous thoughts hold: the paper's probes (arXiv 2505.12514, section 5), and a causal one.
 
-Inner product: thought k with the input embedding of every node. Attention: from the position that produces thought k, in the
-last layer, summed over heads, to every edge. Nodes and edges are grouped by what search had reached by then.
+Inner product: thought k with the input embedding of every node. Attention: from the position that produces thought k, in every
+layer, summed over heads, to every edge. Nodes and edges are grouped by what search had reached by then.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _groups(
 
 class Probe(NamedTuple):
     """T thoughts about n items. thoughts [n, T, d]; products [n, T, V] with the nodes' word embeddings; source_products
-    [n, T, V] with their vectors as sources of edges (None: the model has none); attention [n, T, E] to edges source[n, E]
-    -> target [n, E], -1 where there is no edge."""
+    [n, T, V] with their vectors as sources of edges (None: the model has none); attention [n, T, layers, E] to edges
+    source[n, E] -> target [n, E], -1 where there is no edge."""
 
     thoughts: Tensor
     products: Tensor
@@ -84,7 +84,11 @@ def probe(thinker: Thinker, examples: Examples, words: Vocabulary) -> Probe:
     edge = batch.ids[:, :width].numpy() - words.produced
     there = edge >= 0
     attention = torch.stack(
-        [output.attentions[-1][:, :, -1, :width].sum(dim=1) for output in passes.outputs[: found.shape[1]]], dim=1
+        [
+            torch.stack([layer[:, :, -1, :width].sum(dim=1) for layer in output.attentions], dim=1)
+            for output in passes.outputs[: found.shape[1]]
+        ],
+        dim=1,
     )
     source, target = (np.where(there, part, -1) for part in np.divmod(np.maximum(edge, 0), words.nodes))
     return Probe(found, found @ nodes.T, sources, attention, source, target)

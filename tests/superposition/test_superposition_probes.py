@@ -74,7 +74,7 @@ def test_probes_of_a_batch_are_those_of_its_items():
             out = model.model(inputs_embeds=inputs, output_hidden_states=True, output_attentions=True)
             thought = out.hidden_states[-1][0, -1]
             assert torch.allclose(found.thoughts[item, k], thought, atol=1e-5)
-            attention = out.attentions[-1][0, :, -1].sum(dim=0)
+            attention = torch.stack([layer[0, :, -1].sum(dim=0) for layer in out.attentions])
             for place, token in enumerate(prompt.tolist()):
                 edge = token - GROUND.words.produced
                 if edge >= 0:
@@ -83,7 +83,9 @@ def test_probes_of_a_batch_are_those_of_its_items():
                         if (found.source[item, s], found.target[item, s]) == divmod(edge, 14)
                     ]  # fmt: skip
                     assert len(slot) == 1
-                    assert float(found.attention[item, k, slot[0]]) == pytest.approx(attention[place].item(), abs=1e-5)
+                    for layer in range(2):
+                        held = float(found.attention[item, k, layer, slot[0]])
+                        assert held == pytest.approx(attention[layer, place].item(), abs=1e-5)
             for node in (0, 13):
                 row = embedding(torch.tensor(int(GROUND.words.node(np.array(node)))))
                 assert float(found.products[item, k, node]) == pytest.approx((row @ thought).item(), abs=1e-4)
