@@ -42,4 +42,12 @@ def frontier_gap(records, *, arm, task, variant, setting):
     wide = kept[kept.setting == "thought=1"].pivot_table(index="seed", columns="variant", values="value")
     if wide.empty:
         return kept[["seed", "value"]]
-    return (wide["other frontier"] - wide["not reachable"]).rename("value").reset_index()
+    return (wide["other frontier"] - wide["other not reachable"]).rename("value").reset_index()
+
+
+def product_gap(records, *, arm, task, variant, setting):
+    """How far inner products with nodes of one group stand above those with another, within an item; items that have both."""
+    samples = records.samples
+    kept = samples[(samples.arm == arm) & (samples.task == task) & (samples.split == "inner products")]
+    kept = kept[(kept.variant == variant) & (kept.setting == setting)]
+    return kept.rename(columns={"score": "value"})[["seed", "item", "value"]]

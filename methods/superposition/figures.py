@@ -8,7 +8,8 @@ import pandas as pd
 from methods.superposition.probes import NESTED
 from tycho.adapter import Run
 
-GROUPS = ("not reachable", "other reachable", "other frontier", "optimal")
+REACHED = ("other reachable", "other frontier", "optimal")
+NODES, EDGES = ("other not reachable", "distractor", *REACHED), ("not reachable", *REACHED)
 SAYS = {
     "inner_product": "inner product of thought and node",
     "source_product": "inner product of thought and node as an edge's source",
@@ -37,8 +38,9 @@ def probe_figures(run: Run) -> None:
 
 def bars(run: Run, arm: str, probe: str, means: pd.DataFrame, layer: int = 0) -> None:
     """Groups that leave each other out as bars, with the range over seeds; the paper's nested groups as diamonds."""
-    own = means[means.group.isin(GROUPS)]
-    base = alt.Chart().encode(x=alt.X("group:N", sort=list(GROUPS), title=None, axis=alt.Axis(labelAngle=-40)))
+    groups = NODES if probe == "inner_product" else EDGES
+    own = means[means.group.isin(groups)]
+    base = alt.Chart().encode(x=alt.X("group:N", sort=list(groups), title=None, axis=alt.Axis(labelAngle=-40)))
     layers = [
         base.mark_bar(opacity=0.7).encode(y=alt.Y("mean:Q", title=SAYS[probe])),
         base.mark_rule().encode(y="low:Q", y2="high:Q"),
@@ -48,12 +50,13 @@ def bars(run: Run, arm: str, probe: str, means: pd.DataFrame, layer: int = 0) ->
         layers.append(base.mark_point(shape="diamond", filled=True, color="#D55E00", size=60).encode(y="printed:Q"))
     names = {
         "not reachable": "not reachable",
+        "other not reachable": "not reachable",
         "other frontier": "frontier",
         "optimal": "optimal",
         "other reachable": "reachable",
     }
     printed = means[means.group.isin(NESTED)].set_index(["thought", "group"]).paper
-    own = own.assign(printed=[printed.get((r.thought, names[r.group])) for r in own.itertuples()])
+    own = own.assign(printed=[printed.get((r.thought, names.get(r.group))) for r in own.itertuples()])
     chart = (
         alt.layer(*layers)
         .properties(width=120, height=170)
@@ -64,12 +67,12 @@ def bars(run: Run, arm: str, probe: str, means: pd.DataFrame, layer: int = 0) ->
     )
     at = own.set_index(["thought", "group"])["mean"]
     text = "; ".join(
-        f"thought {k}: " + ", ".join(f"{g} {at[k, g]:.2f}" for g in GROUPS if (k, g) in at)
+        f"thought {k}: " + ", ".join(f"{g} {at[k, g]:.2f}" for g in groups if (k, g) in at)
         for k in sorted(own.thought.unique())
     )
     more = (
-        " Diamonds are the paper's, whose reachable includes the frontier, and frontier the optimal ones."
-        if arm == "coconut"
+        " Diamonds are the paper's, whose reachable includes the frontier, frontier the optimal ones, and not reachable the distractor."
+        if beside
         else ""
     )
     name, says = f"{probe.replace('_', '-')}-{arm}", f"{arm}, {SAYS[probe]}"

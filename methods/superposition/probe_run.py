@@ -19,10 +19,14 @@ def analyse(run: Run) -> None:
     examples = ground.held_out(run.config.probed, "test")
     graphs = graphs_of(examples, ground.words)
     found = probes.probe(thinker, examples, ground.words)
-    rows = []
+    items = np.array([f"{run.key.task}, test item {row}" for row in range(len(graphs))])
+    rows, gaps = [], []
     for k in range(1, thinker.thoughts + 1):
-        nodes = probes.node_classes(graphs, k)
-        rows += record(run, "inner_product", k, found.products[:, k - 1].numpy(), nodes, published.PRODUCTS)
+        nodes, products = probes.node_classes(graphs, k), found.products[:, k - 1].numpy()
+        rows += record(run, "inner_product", k, products, nodes, published.PRODUCTS)
+        for name, gap in probes.gaps(products, graphs, nodes).items():
+            frame = pd.DataFrame({"item": items, "variant": name, "setting": setting(thought=k), "score": gap})
+            gaps.append(frame.dropna())
         if found.source_products is not None:
             rows += record(run, "source_product", k, found.source_products[:, k - 1].numpy(), nodes, {})
         edges = probes.edge_classes(graphs, k, found.source, found.target)
@@ -31,6 +35,9 @@ def analyse(run: Run) -> None:
             printed = published.ATTENTION if layer == layers else {}  # the paper's table is of its last layer
             attention = found.attention[:, k - 1, layer - 1].numpy()
             rows += record(run, "attention", k, attention, edges, printed, layer=layer)
+    # Of another split than a test's answers: they are read by `estimands.product_gap` alone.
+    blank = dict.fromkeys(("prompt", "response", "answer", "target"), "")
+    run.samples(pd.concat(gaps).assign(split="inner products", correct=lambda frame: frame.score > 0, **blank))
     run.table("probes", pd.DataFrame(rows))
     run.table("example", example(graphs, found))
     swapped = probes.swap(thinker, examples, graphs, ground.words)

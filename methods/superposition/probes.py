@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from methods.coconut import thoughts
 from methods.coconut.curriculum import FAR, compose
 from methods.coconut.model import Thinker, find_marks
+from methods.coconut.paired import gap
 from tycho.lm.examples import Batch, Examples
 from tycho.lm.factored import is_factored
 from tycho.lm.vocabulary import Vocabulary
@@ -24,16 +25,30 @@ from tycho.tasks.graphs import Graphs
 NESTED = ("not reachable", "reachable", "frontier", "optimal")
 APART = ("other reachable", "other frontier")
 CLASSES = (*NESTED, *APART)
+# The paper's nodes out of reach, apart: the candidate among them, which the prompt names as it names the target, and the rest.
+NAMED_OR_NOT = ("distractor", "other not reachable")
 
 
 def node_classes(graphs: Graphs, k: int) -> dict[str, np.ndarray]:
     """[n, V] masks of the nodes after k ≥ 1 thoughts. reachable: in at most k edges; frontier: by a walk of exactly k;
-    optimal: the k-th node of a shortest path to the target."""
+    optimal: the k-th node of a shortest path to the target; distractor: the candidate that cannot be reached."""
     reachable, frontier = graphs.reachable(k), graphs.walk_ends(k)
     layers = graphs.neighbor_k
     optimal = layers[:, k] if k < layers.shape[1] else np.zeros_like(reachable)
     named = graphs.adjacency.any(axis=1) | graphs.adjacency.any(axis=2)
-    return _groups(reachable & named, frontier, optimal, named)
+    groups = _groups(reachable & named, frontier, optimal, named)
+    distractor = np.arange(named.shape[1]) == graphs.distractor[:, None]
+    return groups | dict(zip(NAMED_OR_NOT, (distractor, groups["not reachable"] & ~distractor), strict=True))
+
+
+def gaps(products: np.ndarray, graphs: Graphs, classes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """[n] each, of products [n, V]: an item's gaps between groups of nodes, NaN where it has none of a group; and between the
+    target and the other candidate, the two that the prompt names."""
+    target = np.arange(products.shape[1]) == graphs.target[:, None]
+    return {
+        "optimal over other frontier": gap(products, classes["optimal"], classes["other frontier"]),
+        "target over distractor": gap(products, target, classes["distractor"]),
+    }
 
 
 def edge_classes(graphs: Graphs, k: int, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:

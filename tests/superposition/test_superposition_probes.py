@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from methods.coconut.data import problem
 from methods.coconut.method import Coconut
 from methods.coconut.model import Thinker
 from methods.coconut.values import graphs_of
-from methods.superposition import probes, published, train
+from methods.superposition import estimands, probes, published, train
 from methods.superposition.method import Superposition
 from tycho import records
 from tycho.adapter import JobView, Run
@@ -48,7 +50,9 @@ def test_groups_of_nodes_and_edges(make):
             frontier = walks(edges, int(some.root[item]), k)
             optimal = {path[k] for path in paths if k < len(path)}
             wanted = (named - reached, reached, frontier, optimal, reached - frontier, frontier - optimal)
-            for name, group in zip(probes.CLASSES, wanted, strict=True):
+            other = int(some.distractor[item])
+            wanted += ({other}, named - reached - {other})
+            for name, group in zip((*probes.CLASSES, *probes.NAMED_OR_NOT), wanted, strict=True):
                 assert set(np.nonzero(nodes[name][item])[0]) == group & named, (k, name)
             before = set().union(*(walks(edges, int(some.root[item]), j) for j in range(k)))
             last = walks(edges, int(some.root[item]), k - 1)
@@ -60,6 +64,48 @@ def test_groups_of_nodes_and_edges(make):
             )  # fmt: skip
             for name, group in zip(probes.CLASSES, groups, strict=True):
                 assert {edges[slot] for slot in np.nonzero(edges_in[name][item])[0]} == group, (k, name)
+
+
+def test_gaps_of_inner_products_by_hand():
+    """0 -> {1, 2}, 1 -> 3, 5 -> 6: target 3, distractor 6. At thought 2 the target alone is as far from the root."""
+    some = graphs.from_lists([[(0, 1), (0, 2), (1, 3), (5, 6)]], [0], [3], [6], [8])
+    products = np.array([[0.0, 5.0, 3.0, 9.0, 0.0, 1.0, 8.5, 0.0]])
+    first, second = (probes.gaps(products, some, probes.node_classes(some, k)) for k in (1, 2))
+    assert first["optimal over other frontier"].tolist() == [2.0]
+    assert np.isnan(second["optimal over other frontier"]).all()
+    # Far above nodes that the prompt does not name, and hardly above the one it does.
+    assert second["target over distractor"].tolist() == [0.5]
+
+
+def test_what_claims_on_probes_rest_on_is_recorded(tmp_path):
+    """Gaps item by item, through the estimand; attention in both layers; groups of nodes out of reach, apart."""
+    key = JobKey("quick", "superposition", "untied", "graphs", 0)
+    config = job_config(Superposition(), MethodPlan(config={"probed": 30}), "untied", "graphs")
+    model, view = thinker(tied=False), JobView(key, tmp_path)
+    model.save(tmp_path / "model")
+    run = Run(key, "analyse", config, job=view, work=tmp_path / "work")
+    Superposition().analyse(run)
+    run.finish(tmp_path)
+    found, examples = view.record("metrics"), GROUND.held_out(30, "test")
+    some = graphs_of(examples, GROUND.words)
+    probe = probes.probe(model, examples, GROUND.words)
+    for layer in (1, 2):
+        for k in (1, 2, 3):
+            edges = probes.edge_classes(some, k, probe.source, probe.target)["frontier"]
+            mean = probe.attention[:, k - 1, layer - 1].numpy()[edges].mean()
+            row = found.query(
+                "name == 'attention' and variant == 'frontier' and setting == @at",
+                local_dict={"at": f"layer={layer},thought={k}"},
+            )
+            assert row.value.tolist() == [pytest.approx(float(mean))]
+    out = found.query("name == 'inner_product' and variant == 'distractor' and setting == 'thought=3'").value
+    last = probe.products[:, 2].numpy()
+    assert out.tolist() == [pytest.approx(float(last[np.arange(30), some.distractor].mean()), abs=1e-5)]
+    asked = {"arm": "untied", "task": "graphs", "variant": "target over distractor", "setting": "thought=3"}
+    gaps = estimands.product_gap(SimpleNamespace(samples=view.record("samples")), **asked)
+    wanted = last[np.arange(30), some.target] - last[np.arange(30), some.distractor]
+    assert gaps.value.to_numpy() == pytest.approx(wanted, abs=1e-5) and gaps.item.nunique() == 30
+    assert (view.record("samples").split != "test").all(), "gaps are no answers"
 
 
 def test_probes_of_a_batch_are_those_of_its_items():
@@ -204,8 +250,6 @@ def test_breadth_first_labels_are_any_node_of_the_next_hop():
     defaults = {"first_steps": 1, "stage_steps": 1, "steps": 9, "batch": 200, "validation_items": 4, "mix": 0.0}
     config = job_config(Superposition(), MethodPlan(config=defaults), "bfs", "graphs")
     assert not config.dense and config.labels == "breadth_first"
-    from types import SimpleNamespace
-
     from methods.coconut import train as coconut
     from methods.coconut.model import find_marks
 
