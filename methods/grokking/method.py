@@ -30,9 +30,7 @@ class GrokkingConfig(MethodConfig):
     network: Literal["two_layer", "mlp", "transformer"] = knob(
         "two_layer", "network: the paper's, or an anchor's (two hidden ReLU layers; one attention layer)"
     )
-    loss: Literal["squared", "softmax", "softmax64", "stablemax"] = knob(
-        "squared", "loss; the paper's network has the squared one, and softmax64 is softmax in float64"
-    )
+    loss: Literal["squared", "softmax", "stablemax"] = knob("squared", "loss; the paper's network has the squared one")
     gradient: Literal["plain", "grokfast", "orthogonal"] = knob(
         "plain", "what is done to an anchor's gradient before the optimiser sees it"
     )
@@ -92,10 +90,6 @@ class Grokking(Method):
             "sweep of the weight decay",
             config=SWEEP | {"sweep": {"weight_decay": [3e-5, 1e-4, 2e-4, 5e-4, 1e-3]}},
         ),
-        "decoupled_decay_sweep": Arm(
-            "sweep of AdamW's weight decay, at whose rate weights shrink",
-            config=SWEEP | {"optimiser": "adamw", "epochs": 8000, "sweep": {"weight_decay": [0.25, 0.5, 1.0, 2.0]}},
-        ),
         "rate_sweep": Arm(
             "sweep of the learning rate just above the boundary",
             config=SWEEP | {"width": 1024, "sweep": {"learning_rate": [5e-4, 2e-3, 5e-3, 2e-2], "ratio": [2.5]}},
@@ -127,16 +121,6 @@ class Grokking(Method):
             "the same with Grokfast's weight decay, which its own comparison left out",
             role="control",
             config=ANCHOR | {"weight_decay": 1e-3},
-        ),
-        "mlp_third_decay": Arm(
-            "the same with a third of that decay, which is what Grokfast's longer gradients leave of it under Adam",
-            role="control",
-            config=ANCHOR | {"weight_decay": 1e-3 / 3},
-        ),
-        "mlp_float64": Arm(
-            "softmax in float64, as StableMax has it, and no weight decay",
-            role="control",
-            config=ANCHOR | {"loss": "softmax64"},
         ),
         "grokfast": Arm(
             "Grokfast (EMA of the gradient, added twice) with weight decay, as published",

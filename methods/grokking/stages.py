@@ -73,8 +73,10 @@ def train_curves(run: Run) -> pd.DataFrame:
 
 
 def times(run: Run) -> None:
-    """Accuracies at the end, and the first evaluated epoch at which 99 % of the training and 95 % of the test set are right."""
+    """Loss and accuracies at the end, and the first evaluated epoch at which 99 % of the training and 95 % of the test set
+    are right."""
     curves = train_curves(run)
+    run.metric("train_loss", ending(curves.train_loss))
     for part, level in (("train", 0.99), ("test", 0.95)):
         accuracy = curves[f"{part}_accuracy"]
         reached = accuracy.index[accuracy >= level]

@@ -9,7 +9,6 @@ from tycho.adapter import Run
 
 SWEEPS = {
     "decay_sweep": "weight decays",
-    "decoupled_decay_sweep": "decoupled weight decays",
     "rate_sweep": "learning rates",
     "zero_init": "scales of the output layer at the start",
     "optimisers": "optimisers",
@@ -17,9 +16,7 @@ SWEEPS = {
 }
 ANCHORS = {
     "mlp": "softmax, no decay",
-    "mlp_float64": "softmax in float64, no decay",
     "mlp_decay": "softmax, decay",
-    "mlp_third_decay": "softmax, a third of the decay",
     "grokfast": "Grokfast, decay",
     "stablemax": "StableMax, no decay",
     "orthogonal": "orthogonal gradient, no decay",

@@ -47,15 +47,6 @@ def test_networks_side_by_side_are_what_they_are_alone():
             assert torch.allclose(together[name][r], alone[name][0], atol=1e-5)
 
 
-def test_one_decay_sweep_is_coupled_and_the_other_is_not():
-    found = {}
-    for arm in ("decay_sweep", "decoupled_decay_sweep"):
-        networks = sweep.points(GrokkingConfig(**Grokking.arms[arm].config), 23)
-        assert len({one.knobs["weight_decay"] for one in networks}) == len(networks) >= 4
-        (found[arm],) = {one.knobs["optimiser"] for one in networks}
-    assert found == {"decay_sweep": "adam", "decoupled_decay_sweep": "adamw"}
-
-
 def test_the_delay_factor_is_the_ratio_of_both_times_and_a_bound_where_one_never_came():
     rows = [  # seed, epochs to fit and to generalise; the third network never generalised, the fourth never fitted
         (0, (10.0, False), (80.0, False)),
