@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_paper_scaled_down import contents, planned
 
 from methods.threadweaver import shares
+from methods.threadweaver.method import ThreadWeaver
 from tycho.errors import TychoError
 from tycho.jobs import Plan
 from tycho.lm.sharded import ShardedTrainer
@@ -22,16 +23,24 @@ pytestmark = pytest.mark.slow
 ARMS = ("sequential", "parallel")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trained_only():
+    """What follows the training needs no second process, and every arm's is run by the test of scaled-down copies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadWeaver, "stages", lambda room, arm: ("train",))
+        patch.setattr(ThreadWeaver, "synthesises", lambda room: False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A plan of two arms, the second going on from the first, over so many processes; in float32, to be compared."""
     folder = tmp_path_factory.mktemp("copy")
     model = tiny.causal(folder / "model", "qwen3", says="\n\\boxed{5}")
     file = tiny.trajectories(folder)
-    sets = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiad")
     config = {
-        "model": model, "data": file, "sets": {name: {"questions": file, "samples": 1} for name in sets}, "longest": 600, "most": 16, "batch": 4, "warmup": 1, "first_steps": 3,
-        "more_steps": 2, "learning_rate": 3e-3, "more_rate": 1e-3, "validation_items": 3, "validate_every": 1, "test_items": 1,
+        "model": model, "data": file, "longest": 600, "most": 16, "batch": 4, "warmup": 1, "first_steps": 3,
+        "more_steps": 2, "learning_rate": 3e-3, "more_rate": 1e-3, "validation_items": 3, "validate_every": 1,
         "log_every": 1, "bf16": False,
     }  # fmt: skip
 
