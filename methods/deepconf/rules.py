@@ -114,7 +114,8 @@ def samples(
     rng: np.random.Generator,
     budgets: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """One row a question and rule: `score` is the share of resamples that are right, tokens their mean."""
+    """One row a question and rule: `score` is the share of resamples that are right, tokens their mean. `answer` is the first
+    resample's; a single trace (pass@1) has its text, too, so that a reader sees what the votes are over."""
     rows = []
     for place, item in enumerate(pool.problem.items.itertuples(index=False)):
         confidences, codes = pool.question(place)
@@ -146,6 +147,7 @@ def samples(
                     "setting": where,
                     "item": item.item,
                     "prompt": item.prompt,
+                    "response": pool.texts[place * pool.size + order[0, 0]] if one.rule == "pass@1" else "",
                     "answer": pool.spelled[place][first] if first >= 0 else "",
                     "target": item.target,
                     "correct": bool(right[first]),

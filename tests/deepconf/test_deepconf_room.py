@@ -61,6 +61,9 @@ def test_rules_are_the_mathematics_question_by_question():
         for ending in ("", "+tau"):
             assert mine.loc[f"random-stop{ending}", "generated_tokens"] == mine.loc[f"low{ending}", "generated_tokens"]
         list(rules.online(confidences, codes, order, policy, rng))  # the same draws, for the next question
+    one = frame[frame.variant == "pass@1"]
+    assert [text.strip() for text in one.response] == list(one.answer) and one.response.str.len().any()
+    assert not frame[frame.variant != "pass@1"].response.any()
     assert set(frame.setting) == {"", "window=1"}
     assert (frame.sequential_tokens.dropna() <= frame.generated_tokens[frame.sequential_tokens.notna()]).all()
 
