@@ -104,7 +104,7 @@ def live(run: Run, engine, pool: pools.Pool, settings, noise) -> pd.DataFrame:
                 right = one.answer is not None and pool.problem.right(one.answer, item.target)
                 rows.append(
                     {
-                        "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt,
+                        "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt, "response": "",
                         "answer": one.answer or "", "target": item.target, "correct": right, "score": float(right),
                         "generated_tokens": one.tokens, "sequential_tokens": one.sequential_tokens,
                     }
