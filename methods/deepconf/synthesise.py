@@ -13,6 +13,8 @@ RULES = ("majority", "low", "low+tau", "high", "consensus-only", "random-stop")
 
 def synthesise(run: Run) -> None:
     views = [view for view in run.jobs if view.key.arm != "model"]
+    if not views:
+        return  # the model alone was asked for
     frames = [view.record("metrics").query("stage in ('evaluate', 'analyse') and step.isna()") for view in views]
     metrics = pd.concat(frames, ignore_index=True)
     metrics = metrics[metrics.setting == ""]

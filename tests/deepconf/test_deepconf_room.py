@@ -185,6 +185,21 @@ def test_scale_paper_is_the_papers():
     assert len({config.model for config in jobs.values()}) == len(MODELS)  # a server a model
 
 
+def test_the_model_can_be_trained_by_itself(tmp_path):
+    """As a pilot of a recipe does; there is nothing to look across then."""
+    from tycho.config import load_settings
+    from tycho.jobs import plan
+    from tycho.worker import run_process
+
+    config = {"steps": 2, "batch": 4, "width": 16, "layers": 1}
+    change = {"arms": ["model"], "tasks": ["facts-35"], "config": config}
+    given = {"scale": "smoke", "results": str(tmp_path), "only": ["deepconf"], "methods": {"deepconf": change}}
+    found = plan(load_settings(given))
+    assert {key.arm for key in found.jobs} == {"model", "synthesis"}
+    for process in found.ordered():
+        assert run_process(found, process) == {}
+
+
 def test_the_common_ground_is_answered_by_coconuts_model():
     from methods.deepconf.method import DeepConf
     from tycho.harness import common_items
