@@ -72,7 +72,8 @@ def run(
 
     if (model or data) and not task and "own" in load(method).tasks:
         task = ["own"]
-    change: dict[str, Any] = {"config": _knobs(set_ or [], model=model, data=data)}
+    knobs = _knobs(set_ or [], model=model, data=data)
+    change: dict[str, Any] = {"config": knobs, **_outranking(knobs, method, scale)}
     change |= {"arms": arm, "task_arms": None} if arm else {}
     change |= {"tasks": task} if task else {}
     change |= {"seeds": _seeds(seeds), "task_seeds": None} if seeds else {}
@@ -460,6 +461,18 @@ def _knobs(pairs: list[str], **shorthand: str) -> dict[str, Any]:
         except (yaml.YAMLError, ValueError) as error:
             raise TychoError(f"--set {pair}: {one_line(error)}") from error
     return knobs
+
+
+def _outranking(knobs: dict[str, Any], method: str, scale: str) -> dict[str, Any]:
+    """The same knobs over what the scale itself says by task and by arm; what makes an arm stays."""
+    from tycho.config import method_plan
+    from tycho.registry import rooms
+
+    plan = method_plan(method, _settings({"scale": scale})) if method in rooms() else None
+    if plan is None:
+        return {}
+    by_arm = {arm: {name: knobs[name] for name in own.keys() & knobs} for arm, own in plan.arm_config.items()}
+    return {"task_config": dict.fromkeys(plan.task_config, knobs), "arm_config": by_arm}
 
 
 def _print_metrics(planned: Any, method: str) -> None:

@@ -99,6 +99,19 @@ def test_a_run_prints_its_metrics(toys, tycho, tmp_path):
     assert yaml.safe_load((jobs / "flat" / "line" / "seed4" / "config.json").read_text())["steps"] == 3
 
 
+def test_a_knob_that_is_set_outranks_the_scale_by_task_and_by_arm(rooms, tycho, tmp_path):
+    """It did not: a recipe by task was kept without a word. What makes an arm stays what it is."""
+    arms = '{"one": Arm("a"), "two": Arm("b", config={"size": 7})}'
+    scales = "smoke: {config: {size: 2}, task_config: {t: {size: 3, items: 9}}, arm_config: {one: {size: 4, items: 5}}}"
+    rooms.write("mine", rooms.adapter("mine", arms=arms), scales)
+    assert tycho("run", "mine", "--scale", "smoke", "--set", "size=5", "--results", "here")[0] == 0
+    found = {
+        arm: yaml.safe_load((tmp_path / f"here/smoke/jobs/mine/{arm}/t/seed0/config.json").read_text())
+        for arm in ("one", "two")
+    }
+    assert {arm: (config["size"], config["items"]) for arm, config in found.items()} == {"one": (5, 5), "two": (7, 9)}
+
+
 def test_a_failed_job_is_named_and_ends_non_zero(toys, tycho):
     answer = tycho("run", "toy", "--scale", "smoke", "--arm", "flat", "--seeds", "1", "--set", "crash_at=1")
     fails((answer[0], "", answer[2].replace("Traceback", "")), "smoke/toy/flat/line/seed0 failed: RuntimeError")
