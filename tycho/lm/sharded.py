@@ -95,9 +95,7 @@ def leading(processes: int, device: str, follow: Callable[..., None], *given: An
         with _joined(0, processes, store, device) as mine:
             yield mine
     except RuntimeError as error:
-        wait(
-            [process.sentinel for process in others], timeout=GRACE / 2
-        )  # where one of them is the reason, it is just ending
+        wait([process.sentinel for process in others], timeout=5)  # where one of them is the reason, it is just ending
         gone = [(rank, process.exitcode) for rank, process in enumerate(others, 2) if process.exitcode]
         if not gone:
             raise
