@@ -83,8 +83,8 @@ def _table(run: Run, task: str, found: pd.DataFrame) -> None:
 def _tokens(run: Run, task: str, found: pd.DataFrame) -> None:
     """Accuracy against generated tokens: an arm's own number of thoughts, and the forced ones as a line."""
     shown = found[found.name.isin(["accuracy", "generated_tokens"]) & (found.variant == "")]
-    if shown.empty:
-        return
+    if len(shown[["arm", "setting"]].drop_duplicates()) < 2:
+        return  # a single point compares nothing
     frame = _means(shown, "arm", "setting").assign(
         thoughts=lambda f: [read_setting(s).get("thoughts", "") for s in f.setting]
     )
