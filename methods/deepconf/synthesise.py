@@ -44,7 +44,7 @@ def synthesise(run: Run) -> None:
             alt.Chart(aucs)
             .mark_point(filled=True, size=60)
             .encode(
-                x=alt.X("value:Q", title="AUC", scale=alt.Scale(domain=[0.3, 1])),
+                x=alt.X("value:Q", title="AUC", scale=alt.Scale(domain=[min(0.3, aucs.value.min()), 1], nice=True)),
                 y=alt.Y("task:N", title=None, sort=order),
                 color=alt.Color("variant:N", title=None),
             )
