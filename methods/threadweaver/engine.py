@@ -63,10 +63,12 @@ class Engine:
         rooms = [min(self.most, limit - len(ids) + 1) if ids else 0 for ids in contexts]
         replies = [Completion("", 0, "length") for _ in prompts]
         lowest: dict[int, float] = {}
+        watched = self.watch if stop == "</Thread>" else None
         # One call for all that have room for `most`, which are nearly all, and one for each smaller room.
         for room in sorted({room for room in rooms if room > 0}, reverse=True):
             places = [place for place in range(len(prompts)) if rooms[place] == room]
-            written, watched = self._written([prompts[p] for p in places], [contexts[p] for p in places], room, stop)
+            asked = [prompts[p] for p in places], [contexts[p] for p in places]
+            written = self._written(*asked, room, stop, watched.k if watched else 0)
             stops = [0] * len(places)
             if watched:
                 stops, scores = self._stops(written, watched)
@@ -77,12 +79,11 @@ class Engine:
         return replies
 
     def _written(
-        self, prompts: list[str], contexts: list[list[int]], room: int, stop: str
-    ) -> tuple[Generation, Watch | None]:
+        self, prompts: list[str], contexts: list[list[int]], room: int, stop: str, top_logprobs: int
+    ) -> Generation:
         ids, mask = left_padded(contexts, self.words.vocabulary.pad)
         device = next(self.model.parameters()).device
-        watched = self.watch if stop == "</Thread>" else None
-        written = generate(
+        return generate(
             self.model,
             ids.to(device),
             mask.to(device),
@@ -90,9 +91,8 @@ class Engine:
             stop=[self.words.end, *([self.words.ids[stop]] if stop else [])],
             sampling=self.sampling,
             noise=self._noise(prompts).to(device) if self.sampling.temperature else None,
-            top_logprobs=watched.k if watched else 0,
+            top_logprobs=top_logprobs,
         )
-        return written, watched
 
     def _reply(self, tokens: list[int], aborted: bool, stop: str) -> Completion:
         last = tokens[-1]
