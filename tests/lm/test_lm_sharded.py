@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tycho.errors import TychoError
 from tycho.files import load_state, save_state
+from tycho.lm import sharded
 from tycho.lm.sharded import ShardedTrainer, leading, together
 from tycho.lm.training import Recipe, Trainer
 from tycho.sources import ROOT
@@ -94,6 +96,18 @@ def test_no_process_outlives_the_first():
             return
         time.sleep(0.1)
     pytest.fail("it is still there")
+
+
+def test_a_process_that_is_still_ending_is_the_reason(monkeypatch):
+    """Its sentinel goes a moment before it has a code, in which the lost connection was reported in its place."""
+    wait = sharded.wait
+    monkeypatch.setattr(sharded, "wait", lambda some, timeout: list(some) if timeout > 1 else wait(some, timeout))
+    with (
+        pytest.raises(TychoError, match="process 2 of 2 was killed by signal 9"),
+        leading(2, "cpu", wait_for_ever),
+    ):
+        threading.Timer(0.5, multiprocessing.active_children()[0].kill).start()
+        raise RuntimeError("the connection is lost")
 
 
 def test_processes_want_a_gpu_each():

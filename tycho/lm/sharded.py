@@ -95,7 +95,10 @@ def leading(processes: int, device: str, follow: Callable[..., None], *given: An
         with _joined(0, processes, store, device) as mine:
             yield mine
     except RuntimeError as error:
-        wait([process.sentinel for process in others], timeout=5)  # where one of them is the reason, it is just ending
+        ending = wait([process.sentinel for process in others], timeout=5)  # where one of them is the reason
+        for process in others:
+            if process.sentinel in ending:
+                process.join(GRACE)  # the sentinel goes with its files, a moment before it has ended and has a code
         gone = [(rank, process.exitcode) for rank, process in enumerate(others, 2) if process.exitcode]
         if not gone:
             raise
