@@ -1,7 +1,7 @@
 # The front door. `snakemake --cores all` runs scale `quick`; `--config scale=standard` another one.
 from snakemake.utils import min_version
 
-min_version("9.19")
+min_version("9.27")
 
 
 include: "workflows/common.smk"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -119,6 +120,19 @@ class Plan:
             raise TychoError(
                 f"processes wait for each other in a circle: {circle}; `together: false` in scales.yaml takes seeds apart"
             ) from error
+
+    @functools.cached_property
+    def ahead(self) -> dict[Path, float]:
+        """By receipt: the CPU-seconds of the longest chain of processes from that one to the end, if those of a method
+        share its budget evenly. Begun in this order, none that much waits for, or that is long, is left for last."""
+        counts = Counter(process.method for process in self.processes)
+        ahead: dict[Path, float] = {}
+        for process in reversed(self.ordered()):
+            own = (self.plans[process.method].cpu_seconds or 0.0) / counts[process.method]
+            ahead[process.receipt] = own + ahead.get(process.receipt, 0.0)
+            for found in self.upstream(process):
+                ahead[found.receipt] = max(ahead.get(found.receipt, 0.0), ahead[process.receipt])
+        return ahead
 
     def view(self, key: JobKey, upto: str = STAGES[-1]) -> JobView:
         """A job's outcome up to a stage, to read."""

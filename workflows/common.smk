@@ -43,6 +43,16 @@ def upstream_receipts(method):
     return receipts
 
 
+def longest_first(method):
+    """What is ready first is what most time hangs on, or a long job would run alone at the end."""
+
+    def priority(wildcards):
+        process = PLAN.process(method, wildcards.arm, wildcards.task, wildcards.seeds)
+        return PLAN.ahead[process.receipt]
+
+    return priority
+
+
 def growing(amount):
     """What a job gets: at each further attempt more, or it would end at the same limit."""
     return lambda wildcards, attempt: amount * attempt

@@ -15,6 +15,7 @@ for _method in PLAN.methods:
         wildcard_constraints:
             seeds=r"[0-9]+(to[0-9]+)?(-[0-9]+(to[0-9]+)?)*",
             digest=r"[0-9a-f]{16}",
+        priority: longest_first(_method)
         conda:
             "../envs/tycho.yaml"
         threads: SETTINGS.threads

@@ -30,6 +30,8 @@ def synthesise(self, run):
     run.metric("jobs", len(run.jobs))
 """
 
+USES_BASE = 'def needs(self, key, config):\n    return {"x": Need(JobKey(key.scale, "toy", "base", "t", 0))}\n'
+
 
 def planned(given: dict | None = None, **toy) -> Plan:
     methods = {"methods": {"toy": toy}} if toy else {}
@@ -89,6 +91,19 @@ def test_needs_are_edges(toy):
     assert {process.arm for process in found.upstream(by_arm["synthesis"])} == {"tuned", "plain", "base"}
     order = [process.arm for process in found.ordered()]
     assert order.index("base") < order.index("tuned") < order.index("synthesis") == 3
+
+
+def test_what_most_time_hangs_on_is_ahead(toy):
+    """A budget of 40 for four processes: base -> tuned -> synthesis is a chain of three, plain -> synthesis of two."""
+    assert set(planned().ahead.values()) == {0.0}  # a plan without a budget: none before another
+    found = planned(cpu_seconds=40)
+    assert {p.arm: found.ahead[p.receipt] for p in found.processes} == {
+        "base": 30, "tuned": 20, "plain": 20, "synthesis": 10,
+    }  # fmt: skip
+    toy.write("user", toy.adapter("user", USES_BASE), "smoke: {cpu_seconds: 500}")
+    both = plan(load_settings({"scale": "smoke", "device": "cpu", "methods": {"toy": {"cpu_seconds": 40}}}))
+    ahead = {(p.method, p.arm): both.ahead[p.receipt] for p in both.processes}
+    assert ahead["toy", "base"] == 10 + 500 and ahead["toy", "plain"] == 20  # what another method waits for counts
 
 
 def test_a_synthesis_depends_on_all_its_methods_jobs(toy):
