@@ -173,7 +173,10 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy against each cost, a drawing a family of tasks."""
     found = []
     axes = SPENT | TOTAL
-    shown = table.assign(family=table["task"].str.partition("-")[0], name=table["method"] + " · " + table["arm"])
+    shown = table.assign(family=table["task"].str.partition("-")[0])
+    methods = sorted(
+        table["method"].unique()
+    )  # a colour a direction, the same in all drawings: arms are too many to be told apart
     for family, words in FAMILIES.items():
         mine = shown[shown["family"] == family]
         if mine.empty:
@@ -181,10 +184,10 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
         for axis in ("generated_tokens", "sequential_tokens", "flops", "cpu"):
             drawn = mine.dropna(subset=[axis])
             if len(drawn) > 1:
-                spec = _pareto(drawn, axis, axes[axis]).to_dict()
+                spec = _pareto(drawn, axis, axes[axis], methods).to_dict()
                 says = (
-                    f"Accuracy against {axes[axis]} on {words}: faint where another point of the task is no less accurate for"
-                    " no more of them; lines are 95 % intervals over seeds."
+                    f"Accuracy against {axes[axis]} on {words}, a colour a direction: faint where another point of the task is no"
+                    " less accurate for no more of them, named where none is; lines are 95 % intervals over seeds."
                 )
                 spec |= {"usermeta": {"says": says}}
                 figure = compile_figure(spec, f"ground-{family}-{axis.replace('_', '-')}")
@@ -196,25 +199,55 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _pareto(frame: pd.DataFrame, axis: str, title: str) -> alt.LayerChart:
+def _pareto(frame: pd.DataFrame, axis: str, title: str, methods: list[str]) -> alt.LayerChart:
     frame = frame.assign(x=frame[axis].astype(float))
     frame = frame.assign(faint=[0.25 if worse else 1.0 for worse in dominated(frame, ["x"])])
     frame = frame.assign(
         low=frame["low"].fillna(frame["mean"]).clip(0, 1), high=frame["high"].fillna(frame["mean"]).clip(0, 1)
     )
     axis_format = ".0s" if axis == "flops" else "~g"
-    columns = ["task", "name", "variant", "setting", "x", "mean", "low", "high", "faint"]
+    columns = ["task", "method", "arm", "variant", "setting", "x", "mean", "low", "high", "faint"]
     base = alt.Chart(frame[columns]).encode(
         x=alt.X(
             "x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=14), axis=alt.Axis(format=axis_format)
         ),
-        color=alt.Color("name:N", title=None, legend=alt.Legend(columns=1)),
+        color=alt.Color("method:N", title=None, scale=alt.Scale(domain=methods), legend=alt.Legend(columns=1)),
         opacity=alt.Opacity("faint:Q", scale=None, legend=None),
     )
     dots = base.mark_point(filled=True, size=60).encode(
         y=alt.Y("mean:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%")),
         shape=alt.Shape("task:N", title=None),
-        tooltip=["variant", "setting"],  # beside what is drawn
+        tooltip=["arm", "variant", "setting"],  # beside what is drawn
     )
     lines = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
-    return alt.layer(lines, dots).properties(width=330, height=230)
+    # To the right of their points, in the drawing's last third to the left.
+    sides = [
+        alt.Chart(named)
+        .mark_text(align=align, baseline="top", dx=dx, dy=3, fontSize=10)  # type: ignore[arg-type]
+        .encode(x="x:Q", y="mean:Q", text="arms:N")
+        for (align, dx), named in zip((("left", 6), ("right", -6)), _named(frame), strict=True)
+        if len(named)
+    ]
+    return alt.layer(lines, dots, *sides).properties(width=380, height=250)
+
+
+def _named(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """x, mean, arms: the points that nothing dominates, near ones under one name; those with room to their right, the others."""
+    best = frame[frame["faint"] == 1.0].sort_values(["mean", "x"], ascending=[False, True])
+    first, last = (math.log(x) for x in (frame["x"].min(), frame["x"].max()))
+    along = best["x"].map(math.log).sub(first).div(max(last - first, 1e-9))
+    height = best["mean"].sub(frame["mean"].min()).div(max(frame["mean"].max() - frame["mean"].min(), 1e-9))
+    best = best.assign(
+        place=[(round(4 * a), round(12 * h)) for a, h in zip(along, height, strict=True)],
+        late=along > 2 / 3,
+    )
+    named = best.groupby("place", sort=False).agg(
+        x=("x", "max"), mean=("mean", "max"), arms=("arm", _some), late=("late", "max")
+    )
+    return tuple(named.loc[named["late"] == late, ["x", "mean", "arms"]] for late in (False, True))  # type: ignore[return-value]
+
+
+def _some(names: pd.Series) -> str:
+    """The first two, and that there are more."""
+    apart = list(dict.fromkeys(names))
+    return ", ".join(apart[:2]) + ", …" * (len(apart) > 2)

@@ -87,12 +87,14 @@ def test_a_figure_fades_what_is_dominated_on_its_own_axis_and_names_points(empty
     faint = {}
     for axis in ("generated-tokens", "sequential-tokens"):
         spec = found[f"figures/ground-products-{axis}"]["spec"]
-        (data,) = spec["datasets"].values()
-        faint[axis] = {row["name"]: row["faint"] for row in data}
-    cot, parallel = "coconut · cot", "threadweaver · parallel"
+        data = next(rows for rows in spec["datasets"].values() if "faint" in rows[0])
+        faint[axis] = {row["arm"]: row["faint"] for row in data}
+        colours = spec["layer"][1]["encoding"]["color"]["scale"]["domain"]
+        assert colours == ["coconut", "threadweaver"]
+    cot, parallel = "cot", "parallel"
     assert faint == {"generated-tokens": {cot: 1.0, parallel: 1.0}, "sequential-tokens": {cot: 0.25, parallel: 1.0}}
     (title, other) = re.findall(r"<title>(.*?)</title>", found["figures/ground-products-sequential-tokens"]["svg"])
-    assert {cot, parallel} == {part.split("name: ")[1].split(";")[0] for part in (title, other)}
+    assert {cot, parallel} == {part.split("arm: ")[1].split(";")[0] for part in (title, other)}
     assert "sequential_tokens: 15" in other or "critical-path tokens: 15" in title + other
 
 
