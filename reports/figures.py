@@ -27,7 +27,8 @@ VARIABLES = {INK: "currentColor", MUTED: "var(--muted,#5b616b)", GRID: "var(--ha
 }
 THEME: dict[str, Any] = {
     "background": None,
-    "padding": {"left": 4, "top": 6, "right": 18, "bottom": 4},
+    # At the sides for labels: the reader's sans-serif may be wider than the one that the renderer measures with.
+    "padding": {"left": 18, "top": 6, "right": 18, "bottom": 4},
     "font": "sans-serif",
     "view": {"continuousWidth": 340, "continuousHeight": 220, "stroke": None},
     "range": {

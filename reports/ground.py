@@ -12,6 +12,7 @@ from reports.costs import borrowed
 from reports.figures import compile_figure, standalone
 from reports.numbers import aligned, number, over_seeds, seconds
 from reports.sections import cost_anchor, value_anchor
+from tycho.drawing import names_beside
 from tycho.jobs import Plan
 from tycho.tasks.common import TASKS
 
@@ -220,34 +221,5 @@ def _pareto(frame: pd.DataFrame, axis: str, title: str, methods: list[str]) -> a
         tooltip=["arm", "variant", "setting"],  # beside what is drawn
     )
     lines = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
-    # To the right of their points, in the drawing's last third to the left.
-    sides = [
-        alt.Chart(named)
-        .mark_text(align=align, baseline="top", dx=dx, dy=3, fontSize=10)  # type: ignore[arg-type]
-        .encode(x="x:Q", y="mean:Q", text="arms:N")
-        for (align, dx), named in zip((("left", 6), ("right", -6)), _named(frame), strict=True)
-        if len(named)
-    ]
-    return alt.layer(lines, dots, *sides).properties(width=380, height=250)
-
-
-def _named(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """x, mean, arms: the points that nothing dominates, near ones under one name; those with room to their right, the others."""
-    best = frame[frame["faint"] == 1.0].sort_values(["mean", "x"], ascending=[False, True])
-    first, last = (math.log(x) for x in (frame["x"].min(), frame["x"].max()))
-    along = best["x"].map(math.log).sub(first).div(max(last - first, 1e-9))
-    height = best["mean"].sub(frame["mean"].min()).div(max(frame["mean"].max() - frame["mean"].min(), 1e-9))
-    best = best.assign(
-        place=[(round(4 * a), round(12 * h)) for a, h in zip(along, height, strict=True)],
-        late=along > 2 / 3,
-    )
-    named = best.groupby("place", sort=False).agg(
-        x=("x", "max"), mean=("mean", "max"), arms=("arm", _some), late=("late", "max")
-    )
-    return tuple(named.loc[named["late"] == late, ["x", "mean", "arms"]] for late in (False, True))  # type: ignore[return-value]
-
-
-def _some(names: pd.Series) -> str:
-    """The first two, and that there are more."""
-    apart = list(dict.fromkeys(names))
-    return ", ".join(apart[:2]) + ", …" * (len(apart) > 2)
+    names = names_beside(frame[frame["faint"] == 1.0], "x", "mean", "arm", of=frame, log=True)
+    return alt.layer(lines, dots, *names).properties(width=380, height=250)

@@ -1,11 +1,18 @@
-"""Vega-Lite -> SVG without a browser."""
+"""Vega-Lite -> SVG without a browser, and names beside points."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tycho.errors import TychoError
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
 
 _PROBES = itertools.count()
 
@@ -49,3 +56,38 @@ def _settle() -> None:
         if in_step == 2:
             return
     raise TychoError("the figure renderer does not recover from a figure it could not draw: start again")
+
+
+def names_beside(
+    points: pd.DataFrame, x: str, y: str, name: str, *, of: pd.DataFrame, log: bool = False
+) -> list[alt.Chart]:
+    """Layers with the names of some points of a drawing that goes over all points `of`: near ones under one name, to their right
+    but for the drawing's last third, where there is no room.
+    """
+    import altair as alt
+    import pandas as pd
+
+    def along(frame: pd.DataFrame, column: str, scale: Callable[[float], float] = float) -> pd.Series:
+        ends = [scale(end) for end in (of[column].min(), of[column].max())]
+        return frame[column].map(scale).sub(ends[0]).div(max(ends[1] - ends[0], 1e-9))
+
+    across = along(points, x, math.log if log else float)
+    places = pd.DataFrame(
+        {"column": (4 * across).round(), "row": (12 * along(points, y)).round(), "late": across > 2 / 3}
+    )
+    named = points[[x, y, name]].join(places).sort_values([y, x], ascending=[False, True])
+    named = named.groupby(["column", "row"], sort=False, as_index=False).agg(
+        {x: "max", y: "max", name: _first_two, "late": "max"}
+    )
+    return [
+        alt.Chart(named.loc[named["late"] == late, [x, y, name]])
+        .mark_text(align=align, baseline="top", dx=dx, dy=3, fontSize=10)
+        .encode(x=f"{x}:Q", y=f"{y}:Q", text=f"{name}:N")
+        for late, align, dx in ((False, "left", 6), (True, "right", -6))
+        if (named["late"] == late).any()
+    ]
+
+
+def _first_two(names: pd.Series) -> str:
+    apart = list(dict.fromkeys(names))
+    return ", ".join(apart[:2]) + ", …" * (len(apart) > 2)

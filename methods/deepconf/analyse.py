@@ -7,6 +7,7 @@ import pandas as pd
 
 from methods.deepconf.rules import BY_BUDGET
 from tycho.adapter import Run
+from tycho.drawing import names_beside
 
 KINDS = {
     "pass@1": "plain", "majority": "plain", "consensus-only": "control", "low": "DeepConf online",
@@ -71,12 +72,12 @@ def frontier(run: Run, table: pd.DataFrame) -> None:
     points = base.mark_point(filled=True, size=60).encode(
         color=alt.Color("kind:N", title=None), tooltip=["rule", "tokens", "accuracy"]
     )
-    named = base.mark_text(align="left", dx=6, fontSize=9).encode(text="rule").transform_filter("!datum.dominated")
+    named = names_beside(table[~table.dominated], "tokens", "accuracy", "rule", of=table)
     values = table.set_index("rule")
     low, most = values.loc["low"], values.loc["majority"]
     run.figure(
         "frontier",
-        (points + named).properties(width=480, height=300),
+        alt.layer(points, *named).properties(width=480, height=300),
         f"DeepConf-low answers {low.accuracy:.1%} with {low.saved:.0%} fewer tokens than the majority's {most.accuracy:.1%}; "
         "rules that another one dominates are dimmed.",
     )

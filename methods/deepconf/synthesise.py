@@ -28,7 +28,7 @@ def synthesise(run: Run) -> None:
         alt.Chart(rows)
         .mark_line(point=True)
         .encode(
-            x=alt.X("task:N", title=None, sort=order, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("task:N", title=None, sort=order, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("value:Q", title="accuracy", axis=alt.Axis(format="%")),
             color=alt.Color("variant:N", title=None, sort=list(RULES)),
         )

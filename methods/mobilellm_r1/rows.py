@@ -75,7 +75,14 @@ def published_beside(run: Run, views: list[JobView]) -> None:
     chart = (
         alt.layer(bars, dots)
         .properties(width=300)
-        .facet(row=alt.Row("protocol:N", title=None, sort=list(TITLES.values())))
+        .facet(
+            row=alt.Row(
+                "protocol:N",
+                title=None,
+                sort=list(TITLES.values()),
+                header=alt.Header(labelOrient="top", labelAnchor="start"),
+            )
+        )
     )
     text = "; ".join(
         f"{row['task']}: {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] of {row['items']} items, {row['shots']}-shot, "

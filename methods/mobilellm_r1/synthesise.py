@@ -166,7 +166,7 @@ def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
         return
     run.table("losses-against-uniform", pd.DataFrame(differences))
     charts = []
-    for measure, title in {"loss": "loss less uniform's, nats", "right": "wholly right, less uniform's"}.items():
+    for measure, title in {"loss": "loss less uniform's", "right": "right less uniform's"}.items():
         points = pd.DataFrame([point for point in differences if point["measure"] == measure])
         base = alt.Chart(points).encode(y=alt.Y("arm:N", title=None, sort=ARMS), color=alt.Color("arm:N", legend=None))
         layers = alt.layer(
@@ -182,7 +182,7 @@ def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
     )
     run.figure(
         "losses", alt.vconcat(*charts),
-        "Held-out loss on what a skill determines, and accuracy beneath it, paired with the uniform mixture, with 95 % intervals "
+        "Held-out loss (nats) on what a skill determines, and the share wholly right beneath it, paired with the uniform mixture, with 95 % intervals "
         f"over seeds and items. Levels over all three capabilities, loss and share wholly right: {text}.",
     )  # fmt: skip
 

@@ -40,12 +40,20 @@ def _curves(run: Run, task: str, found: pd.DataFrame) -> None:
     band = frame.groupby(["arm", "step"]).value.agg(["mean", "sem", "count"]).reset_index()
     half = band["sem"].fillna(0.0) * stats.t.ppf(0.975, band["count"].clip(lower=2) - 1)  # 95 %, over seeds
     band = band.assign(low=band["mean"] - half, high=band["mean"] + half).drop(columns=["sem", "count"])
-    base = alt.Chart(band).encode(x=alt.X("step:Q", title="gradient step"), color=alt.Color("arm:N", title=None))
+    order = band[band.step == band.step.max()].sort_values("mean", ascending=False).arm.tolist()
+    base = alt.Chart(band).encode(x=alt.X("step:Q", title="gradient step"))
     scale = alt.Scale(zero=False, domain=_around(band["mean"]), clamp=True)
-    chart = alt.layer(
-        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", scale=scale, title="reward of the rollouts"), y2="high:Q"),
-        base.mark_line().encode(y=alt.Y("mean:Q", scale=scale)),
-    ).properties(width=430, height=240)
+    # Arms lie within each other's bands: one above the other they would be a single grey area.
+    chart = (
+        alt.layer(
+            base.mark_area(opacity=0.25).encode(
+                y=alt.Y("low:Q", scale=scale, title="reward of the rollouts"), y2="high:Q"
+            ),
+            base.mark_line().encode(y=alt.Y("mean:Q", scale=scale)),
+        )
+        .properties(width=150, height=110)
+        .facet(facet=alt.Facet("arm:N", title=None, sort=order), columns=4)
+    )
     last = band[band.step == band.step.max()].set_index("arm")["mean"]
     order = ", ".join(f"{arm} {value:.2f}" for arm, value in last.sort_values(ascending=False).items())
     run.figure(

@@ -82,7 +82,7 @@ def bars(run: Run, arm: str, probe: str, means: pd.DataFrame, layer: int = 0) ->
 
 
 def heat(run: Run, arm: str, frame: pd.DataFrame) -> None:
-    frame = frame.assign(hops=frame.hops.map(lambda h: "no way" if h < 0 else str(h)))
+    frame = frame.assign(hops=frame.hops.map(lambda h: "–" if h < 0 else str(h)))
     order = frame.drop_duplicates("node").sort_values(["hops", "node"]).node.tolist()
     x = alt.X("node:O", title="node (sorted by hops from the root)", sort=order, axis=alt.Axis(labelAngle=0))
     base = alt.Chart(frame).encode(x=x)
@@ -96,5 +96,5 @@ def heat(run: Run, arm: str, frame: pd.DataFrame) -> None:
         f"heat-{arm}",
         alt.layer(cells, hops).properties(width=420, height=90),
         f"{arm}: inner products of one item's thoughts with all nodes; the first thought is closest to node {first.node}, at "
-        f"hops {first.hops}. Above: hops from the root.",
+        f"hops {first.hops}. Above: hops from the root (–: no way there).",
     )

@@ -82,7 +82,7 @@ def disturbed(run: Run, task: str, frame: pd.DataFrame) -> None:
 
 
 def example(run: Run, task: str, frame: pd.DataFrame) -> None:
-    frame = frame.assign(hops=frame.hops.map(lambda h: "no way" if h < 0 else str(h)))
+    frame = frame.assign(hops=frame.hops.map(lambda h: "–" if h < 0 else str(h)))
     order = frame.drop_duplicates("node").sort_values(["hops", "node"]).node.tolist()
     base = alt.Chart(frame).encode(
         x=alt.X("node:O", title="node (sorted by hops from the root)", sort=order, axis=alt.Axis(labelAngle=0)),
@@ -97,5 +97,5 @@ def example(run: Run, task: str, frame: pd.DataFrame) -> None:
         f"example-{task}",
         alt.layer(heat, hops).properties(width=420, height=110),
         f"One graph's thoughts: thought k holds the nodes within k hops ({', '.join(map(str, counts))} of them), all with "
-        "the same weight. Above: hops from the root.",
+        "the same weight. Above: hops from the root (–: no way there).",
     )

@@ -56,22 +56,19 @@ def sweep(run: Run, task: str, found: pd.DataFrame) -> None:
     if frame.codebook.nunique() < 2:
         return
     kept = found[(found.arm == "codes") & (found.name == "reconstructed")].groupby("codebook").value.mean()
-    frame = frame.groupby(["arm", "codebook"]).value.mean().reset_index()
-    chart = (
-        alt.Chart(frame)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("codebook:Q", title="codes", scale=alt.Scale(type="log", base=2)),
-            y=alt.Y("value:Q", title="accuracy", axis=PERCENT, scale=alt.Scale(domain=[0, 1])),
-            color=alt.Color("arm:N", title=None),
-        )
-        .properties(width=360, height=220)
+    base = alt.Chart(frame[["arm", "codebook", "seed", "value"]]).encode(
+        x=alt.X("codebook:O", title="codes", axis=alt.Axis(labelAngle=0)), color=alt.Color("arm:N", title=None)
     )
+    accuracy = alt.Y("value:Q", title="accuracy", axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
+    chart = alt.layer(
+        base.mark_line().encode(y=accuracy.aggregate("mean")),
+        base.mark_point(filled=True, size=30, opacity=0.6).encode(y=accuracy, xOffset=alt.XOffset("arm:N")),
+    ).properties(width=360, height=220)
     text = ", ".join(f"{size} codes {share:.0%}" for size, share in kept.items())
     run.figure(
         f"codebook-{task}",
         chart,
-        f"{task}, all from a model that writes its trace. Chunks that come back from their code: {text}. Where all do, the "
+        f"{task}, all from a model that writes its trace; a point a seed, lines through the means. Chunks that come back from their code: {text}. Where all do, the "
         "codes are another spelling of the text, and replacing everything loses nothing.",
     )
 
