@@ -73,7 +73,7 @@ def names_beside(
 
     across = along(points, x, math.log if log else float)
     places = pd.DataFrame(
-        {"column": (4 * across).round(), "row": (12 * along(points, y)).round(), "late": across > 2 / 3}
+        {"column": (6 * across).round(), "row": (12 * along(points, y)).round(), "late": across > 2 / 3}
     )
     named = points[[x, y, name]].join(places).sort_values([y, x], ascending=[False, True])
     named = named.groupby(["column", "row"], sort=False, as_index=False).agg(

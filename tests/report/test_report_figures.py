@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from reports import figures
 from reports.figures import SERIES, compile_figure, forest, strip
-from tycho.drawing import svg
+from tycho.drawing import names_beside, svg
 
 FRAME = pd.DataFrame({"x": [0, 1, 2, 3], "y": [0.0, 2.0, 1.0, 3.0], "arm": ["a", "b", "a", "b"]})
 LINES = (
@@ -169,3 +169,16 @@ def test_labels_of_close_margins_are_one_label():
     assert labels(-0.03, 0.03) == ["−0.03 … 0.03"]
     assert labels(-0.5, 0.5) == ["−0.5", "0.5"]
     assert labels(0.1, None) == ["0.1"]
+
+
+def test_names_stand_where_there_is_room_and_near_points_share_one():
+    points = pd.DataFrame({"x": [1.0, 1.01, 1.02, 9.9], "y": [0.5, 0.5, 0.5, 0.9], "who": ["a", "b", "c", "last"]})
+    of = pd.DataFrame({"x": [1.0, 10.0], "y": [0.0, 1.0]})
+    left, right = (layer.to_dict() for layer in names_beside(points, "x", "y", "who", of=of))
+    found = [(spec["mark"]["align"], *next(iter(spec["datasets"].values()))) for spec in (left, right)]
+    assert found == [
+        ("left", {"x": 1.02, "y": 0.5, "who": "a, b, …"}),  # beyond the last of them
+        ("right", {"x": 9.9, "y": 0.9, "who": "last"}),
+    ]
+    (alone,) = names_beside(points[:1], "x", "y", "who", of=points[:1], log=True)  # a drawing without any extent
+    assert alone.to_dict()["mark"]["align"] == "left"
