@@ -52,7 +52,9 @@ def run(
         list[str] | None, typer.Option(help="An arm; may be given again. Left out: those of the scale.")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task; may be given again.")] = None,
-    seeds: Annotated[str, typer.Option(help="A number n for 0 to n-1, or seeds apart by commas.")] = "",
+    seeds: Annotated[
+        str, typer.Option(help="A number n for 0 to n-1, or seeds apart by commas (`7,` is seed 7 alone).")
+    ] = "",
     scale: Scale = "quick",
     results: Results = "results",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "",
@@ -443,7 +445,7 @@ def _settings(given: dict[str, Any]) -> Any:
 
 def _seeds(text: str) -> int | list[int]:
     try:
-        return [int(seed) for seed in text.split(",")] if "," in text else int(text)
+        return [int(seed) for seed in text.removesuffix(",").split(",")] if "," in text else int(text)
     except ValueError as error:
         raise TychoError(f"--seeds takes a number or seeds apart by commas, not {text!r}") from error
 

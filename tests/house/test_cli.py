@@ -56,7 +56,7 @@ def fails(answer: tuple[int, str, str], *parts: str) -> None:
         (["run", "toy", "--threads", "-1"], ["threads", "given: -1"]),
         (["run", "toy", "--threads", "two"], ["--threads", "integer"]),
         (["run", "toy", "--seeds", "few"], ["--seeds takes a number or seeds apart by commas, not 'few'"]),
-        (["run", "toy", "--seeds", "1,"], ["--seeds takes"]),
+        (["run", "toy", "--seeds", "1,,"], ["--seeds takes"]),
         (["run", "toy", "--seeds", "0"], ["seeds are a positive number"]),
         (["run", "toy", "--seeds", "1,1"], ["different numbers"]),
         (["run", "toy", "--set", "stepz=3"], ["'stepz'", "did you mean 'steps'?"]),
@@ -97,6 +97,11 @@ def test_a_run_prints_its_metrics(toys, tycho, tmp_path):
     jobs = tmp_path / "here" / "smoke" / "jobs" / "toy"
     assert sorted(os.listdir(jobs / "flat" / "line")) == ["receipts", "seed4", "seed5"]
     assert yaml.safe_load((jobs / "flat" / "line" / "seed4" / "config.json").read_text())["steps"] == 3
+
+
+def test_a_single_seed_may_be_run(toys, tycho, tmp_path):
+    assert tycho("run", "toy", "--scale", "smoke", "--arm", "flat", "--seeds", "7,", "--results", "here")[0] == 0
+    assert sorted(os.listdir(tmp_path / "here/smoke/jobs/toy/flat/line")) == ["receipts", "seed7"]
 
 
 def test_a_knob_that_is_set_outranks_the_scale_by_task_and_by_arm(rooms, tycho, tmp_path):
