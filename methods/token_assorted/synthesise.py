@@ -62,7 +62,7 @@ def sweep(run: Run, task: str, found: pd.DataFrame) -> None:
     accuracy = alt.Y("value:Q", title="accuracy", axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
     chart = alt.layer(
         base.mark_line().encode(y=accuracy.aggregate("mean")),
-        base.mark_point(filled=True, size=30, opacity=0.6).encode(y=accuracy, xOffset=alt.XOffset("arm:N")),
+        base.mark_point(filled=True, size=30, opacity=0.6).encode(y=accuracy),
     ).properties(width=360, height=220)
     text = ", ".join(f"{size} codes {share:.0%}" for size, share in kept.items())
     run.figure(
