@@ -175,9 +175,8 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     axes = SPENT | TOTAL
     shown = table.assign(family=table["task"].str.partition("-")[0])
-    methods = sorted(
-        table["method"].unique()
-    )  # a colour a direction, the same in all drawings: arms are too many to be told apart
+    # A colour a direction, the same in all drawings: arms are too many to be told apart.
+    methods = sorted(table["method"].unique())
     for family, words in FAMILIES.items():
         mine = shown[shown["family"] == family]
         if mine.empty:

@@ -71,7 +71,7 @@ def names_beside(
         ends = [scale(end) for end in (of[column].min(), of[column].max())]
         return frame[column].map(scale).sub(ends[0]).div(max(ends[1] - ends[0], 1e-9))
 
-    across = along(points, x, math.log if log else float)
+    across = along(points, x, (lambda value: math.log(max(value, 1e-9))) if log else float)  # a cost may be 0
     places = pd.DataFrame(
         {"column": (6 * across).round(), "row": (12 * along(points, y)).round(), "late": across > 2 / 3}
     )
