@@ -182,7 +182,8 @@ def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
     )
     run.figure(
         "losses", alt.vconcat(*charts),
-        "Held-out loss (nats) on what a skill determines, and the share wholly right beneath it, paired with the uniform mixture, with 95 % intervals "
+        "Held-out loss (nats) on what a skill determines, and the share wholly right beneath it, paired with the uniform mixture, "
+        "with 95 % intervals "
         f"over seeds and items. Levels over all three capabilities, loss and share wholly right: {text}.",
     )  # fmt: skip
 

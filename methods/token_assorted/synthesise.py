@@ -68,7 +68,8 @@ def sweep(run: Run, task: str, found: pd.DataFrame) -> None:
     run.figure(
         f"codebook-{task}",
         chart,
-        f"{task}, all from a model that writes its trace; a point a seed, lines through the means. Chunks that come back from their code: {text}. Where all do, the "
+        f"{task}, all from a model that writes its trace; a point a seed, lines through the means. Chunks that come back from "
+        f"their code: {text}. Where all do, the "
         "codes are another spelling of the text, and replacing everything loses nothing.",
     )
 

@@ -182,7 +182,5 @@ def test_names_stand_where_there_is_room_and_near_points_share_one():
     ]
     (alone,) = names_beside(points[:1], "x", "y", "who", of=points[:1], log=True)  # a drawing without any extent
     assert alone.to_dict()["mark"]["align"] == "left"
-    free = points.assign(
-        x=[0.0, 1.0, 2.0, 3.0]
-    )  # what costs nothing has no place on a logarithmic axis, and breaks nothing
+    free = points.assign(x=[0.0, 1.0, 2.0, 3.0])  # what costs nothing: no place on a logarithmic axis
     assert names_beside(free, "x", "y", "who", of=free, log=True)
