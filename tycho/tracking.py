@@ -29,7 +29,7 @@ from tycho.files import read_json
 from tycho.keys import JobKey
 
 CURVE_POINTS = 200  # points of one curve in the store; the records keep all
-BATCH = 900  # MLflow takes at most 1000 metrics a call
+BATCH, PARAMS = 900, 100  # MLflow takes at most 1000 entries a call, 100 of them parameters
 log = logging.getLogger("tycho")
 
 
@@ -245,10 +245,12 @@ def _log(client: Any, run_id: str, points: list[Any], params: dict[str, str]) ->
     from mlflow.entities import Param
 
     listed = [Param(name, value[:6000]) for name, value in params.items()]
-    for start in range(0, len(listed), 100):
-        client.log_batch(run_id, params=listed[start : start + 100])
-    for start in range(0, len(points), BATCH):
-        client.log_batch(run_id, metrics=points[start : start + BATCH])
+    for first in range(max(-(-len(listed) // PARAMS), -(-len(points) // BATCH))):  # a batch costs a commit
+        client.log_batch(
+            run_id,
+            params=listed[first * PARAMS : (first + 1) * PARAMS],
+            metrics=points[first * BATCH : (first + 1) * BATCH],
+        )
 
 
 def _points(frame: pd.DataFrame, start: int) -> Iterator[Any]:
@@ -260,17 +262,15 @@ def _points(frame: pd.DataFrame, start: int) -> Iterator[Any]:
     from mlflow.entities import Metric
 
     several = frame.seed.nunique() > 1
-    for (stage, name, variant, setting, seed), curve in frame.groupby(
-        ["stage", "name", "variant", "setting", "seed"], sort=True
-    ):
-        parts = [str(stage), str(name), str(variant), str(setting), f"seed{seed}" if several else ""]
-        shown = metric_name("/".join(part for part in parts if part))
-        if len(curve) > CURVE_POINTS:
-            curve = curve.iloc[[round(i * (len(curve) - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)]]
-        for row in curve.itertuples():
-            step = 0 if pd.isna(row.step) else int(row.step)
-            if not pd.isna(row.value):
-                yield Metric(shown, float(row.value), start + step, step)
+    names = ["stage", "name", "variant", "setting", "seed"]
+    curves = frame[frame.value.notna()].sort_values(names, kind="stable")
+    groups = curves.groupby(names)
+    last = (groups.value.transform("size") - 1).clip(lower=CURVE_POINTS - 1)
+    kept = ~curves.assign(part=groups.cumcount() * (CURVE_POINTS - 1) // last).duplicated([*names, "part"])
+    for row in curves[kept].itertuples():
+        parts = [row.stage, row.name, row.variant, row.setting, f"seed{row.seed}" if several else ""]
+        step = 0 if pd.isna(row.step) else int(row.step)
+        yield Metric(metric_name("/".join(part for part in parts if part)), float(row.value), start + step, step)
 
 
 def _sample_means(frame: pd.DataFrame, start: int) -> Iterator[Any]:
