@@ -14,6 +14,7 @@ rule all:
     default_target: True
     input:
         REPORT,
+        PUBLISHED,
         # Named here too, since Snakemake does not make a missing file again while what was made from it is there.
         RECEIPTS,
     localrule: True

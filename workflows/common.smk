@@ -29,6 +29,7 @@ if SETTINGS.tracking_uri:
 FOLDER = str(SETTINGS.folder)
 RECEIPTS = [str(SETTINGS.folder / process.receipt) for process in PLAN.processes]
 REPORT = f"{FOLDER}/report/index.html"
+PUBLISHED = f"{FOLDER}/logs/published"
 
 
 def upstream_receipts(method):
