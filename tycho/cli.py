@@ -170,15 +170,16 @@ def sync(
     follow: Annotated[
         float, typer.Option(help="Publish again every so many seconds, running jobs included; 0: once.")
     ] = 0,
+    report: Annotated[bool, typer.Option(help="Attach the report, too.")] = True,
 ) -> None:
     """Publishes the records to MLflow. What is there unchanged is left alone; a deleted store is made again."""
     from tycho.tracking import follow_results, sync_results
 
     store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if follow:
-        follow_results(Path(results), store, scale or [], follow)
+        follow_results(Path(results), store, scale or [], follow, report)
     else:
-        print(sync_results(Path(results), store, scale or []))
+        print(sync_results(Path(results), store, scale or [], report=report))
 
 
 @app.command()

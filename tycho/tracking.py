@@ -54,8 +54,10 @@ def store_of(results: Path, tracking_uri: str) -> str:
     return tracking_uri or f"sqlite:///{results.resolve() / 'mlflow.db'}"
 
 
-def sync_results(results: Path, tracking_uri: str, scales: Iterable[str], running: bool = False) -> Published:
-    """Publishes every job that is there. One sync at a time writes; the others wait for it.
+def sync_results(
+    results: Path, tracking_uri: str, scales: Iterable[str], running: bool = False, report: bool = True
+) -> Published:
+    """Publishes every job that is there, and the report. One sync at a time writes; the others wait for it.
 
     Raises:
         TychoError: there is nothing to publish, or the store cannot be reached or read.
@@ -69,15 +71,17 @@ def sync_results(results: Path, tracking_uri: str, scales: Iterable[str], runnin
     with FileLock(results / ".mlflow.lock"), _client(store) as client:
         done = Published(store)
         for scale in scales:
-            _sync_scale(client, results, scale, done, running)
+            experiment = _sync_scale(client, results, scale, done, running)
+            if report:
+                attach_report(client, experiment, results / scale, done.store)
     return done
 
 
-def follow_results(results: Path, tracking_uri: str, scales: Iterable[str], every: float) -> None:
+def follow_results(results: Path, tracking_uri: str, scales: Iterable[str], every: float, report: bool = True) -> None:
     """Publishes again and again, running jobs included, until interrupted. A store that is down is tried again."""
     while True:
         try:
-            print(sync_results(results, tracking_uri, scales, running=True), flush=True)
+            print(sync_results(results, tracking_uri, scales, running=True, report=report), flush=True)
         except TychoError as error:
             print(f"tycho: {error}", flush=True)
         time.sleep(every)
@@ -105,7 +109,8 @@ def _client(store: str) -> Iterator[Any]:
         ) from error
 
 
-def _sync_scale(client: Any, results: Path, scale: str, done: Published, running: bool) -> None:
+def _sync_scale(client: Any, results: Path, scale: str, done: Published, running: bool) -> str:
+    """Makes the runs of a scale's experiment those of its jobs, and returns the experiment."""
     place = None if done.store.startswith("http") else (results.resolve() / "mlartifacts").as_uri()
     experiment = _experiment(client, f"tycho-{scale}", place)
     there = _runs(client, experiment)
@@ -131,7 +136,7 @@ def _sync_scale(client: Any, results: Path, scale: str, done: Published, running
         for run in there[name]:
             client.delete_run(run.info.run_id)
             done.removed += 1
-    attach_report(client, experiment, results / scale, done.store)
+    return experiment
 
 
 def _experiment(client: Any, name: str, artifacts: str | None) -> str:

@@ -72,7 +72,8 @@ rule report:
 
 
 rule publish:
-    # A head start for what `onsuccess` ends: publishing takes a while, and the rules above leave a core idle.
+    # A head start for what `onsuccess` ends: publishing takes a while, and the rules above leave a core idle. Not the report,
+    # which is being made.
     input:
         RECEIPTS,
     output:
@@ -80,7 +81,7 @@ rule publish:
     conda:
         "../envs/tycho.yaml"
     shell:
-        "python -m tycho sync --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
+        "python -m tycho sync --no-report --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
 
 
 onsuccess:

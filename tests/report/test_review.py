@@ -68,6 +68,9 @@ def test_the_report_is_attached_once_and_again_when_it_changes(published):
     (same,) = search(published, "tags.`tycho.report` = 'smoke'")
     page = published / "smoke" / "report" / "index.html"
     page.write_text(page.read_text().replace("Summary", "In short"))
+    sync_results(published, "", [], report=False)  # what goes on while a report is made
+    (left,) = search(published, "tags.`tycho.report` = 'smoke'")
+    assert left.info.run_id == first.info.run_id
     sync_results(published, "", [])
     (other,) = search(published, "tags.`tycho.report` = 'smoke'")
     assert first.info.run_id == same.info.run_id != other.info.run_id
