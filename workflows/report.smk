@@ -78,10 +78,15 @@ rule publish:
         RECEIPTS,
     output:
         touch(PUBLISHED),
+    log:
+        f"{FOLDER}/logs/publish.log",
     conda:
         "../envs/tycho.yaml"
+    params:
+        results=lambda wildcards: str(SETTINGS.results),
+        scale=SETTINGS.scale,
     shell:
-        "python -m tycho sync --no-report --results {SETTINGS.results:q} --scale {SETTINGS.scale} || true"
+        "python -m tycho sync --no-report --results {params.results:q} --scale {params.scale} 2>&1 | tee {log:q} || true"
 
 
 onsuccess:
