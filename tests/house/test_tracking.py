@@ -15,7 +15,7 @@ import pytest
 from tycho.config import load_settings
 from tycho.errors import TychoError
 from tycho.jobs import plan
-from tycho.tracking import CURVE_POINTS, metric_name, sync_results
+from tycho.tracking import CURVE_POINTS, _points, metric_name, sync_results
 from tycho.worker import run_process, work_folder
 
 
@@ -179,3 +179,37 @@ def test_a_sync_waits_for_another(results):
 )
 def test_metric_names(given, taken):
     assert metric_name(given) == taken
+
+
+def test_points_are_those_of_each_curve_by_itself():
+    lengths = {
+        ("loss", "", 0): 1,
+        ("loss", "", 1): CURVE_POINTS,
+        ("loss", "a", 0): CURVE_POINTS + 1,
+        ("rate", "", 0): 777,
+    }
+    rows = [
+        {
+            "stage": "train",
+            "name": name,
+            "variant": variant,
+            "setting": "n=1",
+            "seed": seed,
+            "step": step,
+            "value": step / 7,
+        }
+        for (name, variant, seed), length in lengths.items()
+        for step in range(length)
+    ]
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=0).sort_values("step", kind="stable")
+    frame.loc[frame.index[-1], "value"] = None  # the last of `rate` was not measured
+    found: dict[str, list[int]] = {}
+    for point in _points(frame, 5):
+        assert point.value == point.step / 7 and point.timestamp == 5 + point.step
+        found.setdefault(point.key, []).append(point.step)
+    for (name, variant, seed), length in lengths.items():
+        steps = found.pop("/".join(part for part in ("train", name, variant, "n:1", f"seed{seed}") if part))
+        whole = list(range(length - (name == "rate")))
+        assert steps == sorted(set(steps)) and (steps[0], steps[-1]) == (whole[0], whole[-1])
+        assert len(steps) == min(len(whole), CURVE_POINTS)
+    assert not found
