@@ -59,7 +59,7 @@ def test_snakemakes_dry_run_resolves_all_jobs(planned, tmp_path):
         return done.stdout
 
     count = re.search(r"^total +(\d+)$", dry(), re.MULTILINE)
-    assert int(count[1]) == len(planned.processes) + 4  # collect, judge, report, all
+    assert int(count[1]) == len(planned.processes) + 5  # collect, judge, report, publish, all
     assert re.search(r"^download +1$", dry("download"), re.MULTILINE)
 
 
