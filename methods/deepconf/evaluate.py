@@ -9,6 +9,7 @@ import pandas as pd
 
 from methods.deepconf import pools, rules
 from methods.deepconf.collect import collect
+from methods.deepconf.flops import counter
 from methods.deepconf.live import disagreement, think
 from methods.deepconf.online import MODES, Policy, replay
 from methods.deepconf.tasks import GROUND, ON_GROUND
@@ -57,6 +58,7 @@ def evaluate(run: Run) -> None:
         policy=policy(config),
         windows=[window for window in config.windows if window != config.window],
         rng=run.rng("orders"),
+        flops=counter(engine),
         budgets=[fewer for fewer in config.budgets if config.warmup < fewer < config.budget],
     )
     if run.key.task in GROUND:
@@ -90,6 +92,7 @@ def live(run: Run, engine, pool: pools.Pool, settings, noise) -> pd.DataFrame:
     together = max(1, config.rows // config.budget)  # what they write is in memory with all its log-probs
     items = pool.problem.items.iloc[:few]
     prompts = items["prompt"].tolist()
+    flops = counter(engine)
     rows, replays, unlike, own, traces = [], 0, 0, 0, 0
     for mode, eta in MODES.items():
         rule = Policy(eta=eta, warmup=config.warmup, window=config.window, tau=None)
@@ -107,6 +110,7 @@ def live(run: Run, engine, pool: pools.Pool, settings, noise) -> pd.DataFrame:
                         "variant": f"live {mode}", "setting": "", "item": item.item, "prompt": item.prompt, "response": "",
                         "answer": one.answer or "", "target": item.target, "correct": right, "score": float(right),
                         "generated_tokens": one.tokens, "sequential_tokens": one.sequential_tokens,
+                        "flops": float(flops(one.prompt, [made.tokens for made in one.completions])),
                     }
                 )  # fmt: skip
                 own += disagreement(one, rule)

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from methods.deepconf.confidence import Measure, Ragged, paper_measures, score
+from methods.deepconf.flops import Counter
 from methods.deepconf.online import (
     MODES,
     Policy,
     Replay,
     consensus_only,
     majority_at_tokens,
+    paid_for,
     random_stop,
     replay,
     shuffled,
@@ -35,6 +37,7 @@ class Said(NamedTuple):
     tokens: np.ndarray
     sequential: np.ndarray
     ballots: np.ndarray
+    written: np.ndarray  # [S, K]: tokens of each trace, 0 where it was not started
 
 
 def orders(rng: np.random.Generator, resamples: int, budget: int, size: int) -> np.ndarray:
@@ -51,12 +54,12 @@ def offline(confidences: Ragged, codes: np.ndarray, order: np.ndarray, window: i
     dealt = {name: values[order] for name, values in scores.items()}
     rules = paper_rules(list(measures))
     for name, outcome in vote_all(codes[order], dealt, rules).items():
-        yield Said(name, outcome.answer, tokens, longest, outcome.ballots)
+        yield Said(name, outcome.answer, tokens, longest, outcome.ballots, lengths)
     for name, floor in (("lowest@10 floor 3", 3),):
         outcome = vote_all(codes[order], dealt, {"rule": rules["lowest@10"]}, floor=floor, fallback=True)["rule"]
-        yield Said(name, outcome.answer, tokens, longest, outcome.ballots)
+        yield Said(name, outcome.answer, tokens, longest, outcome.ballots, lengths)
     one = codes[order[:, 0]]
-    yield Said("pass@1", one, lengths[:, 0], lengths[:, 0], (one >= 0).astype(int))
+    yield Said("pass@1", one, lengths[:, 0], lengths[:, 0], (one >= 0).astype(int), lengths[:, :1])
 
 
 def filter_of_others(confidences: Ragged, codes: np.ndarray, order: np.ndarray, window: int) -> Said:
@@ -64,7 +67,13 @@ def filter_of_others(confidences: Ragged, codes: np.ndarray, order: np.ndarray, 
     scores = {"lowest": score(confidences, {"lowest": paper_measures(window)["lowest"]})["lowest"][order]}
     found = vote_all(codes[order], scores, {"rule": Rule("lowest", 10)})["rule"]
     lengths = confidences.lengths[order]
-    return Said("lowest@10 shuffled", found.answer, lengths.sum(axis=1), lengths.max(axis=1), found.ballots)
+    return Said("lowest@10 shuffled", found.answer, lengths.sum(axis=1), lengths.max(axis=1), found.ballots, lengths)
+
+
+def written(made: Replay, lengths: np.ndarray) -> np.ndarray:
+    """Tokens [S, K] of each trace of a replay, whose own `lengths` are [S, K]: up to its stop, 0 where it was not started."""
+    stopped = np.where(made.stops > 0, made.stops, lengths)
+    return np.where(np.arange(lengths.shape[1]) < made.traces[:, None], stopped, 0)
 
 
 def online(
@@ -73,11 +82,10 @@ def online(
     """DeepConf-low and -high with and without the adaptive end, and what the same saving is worth otherwise."""
 
     def said(rule: str, made: Replay) -> Said:
-        lengths = np.where(made.stops > 0, made.stops, confidences.lengths[order])
-        lengths = np.where(np.arange(order.shape[1]) < made.traces[:, None], lengths, 0)
+        lengths = written(made, confidences.lengths[order])
         warm = lengths[:, : policy.warmup].max(axis=1)
         sequential = warm + lengths[:, policy.warmup :].max(axis=1)
-        return Said(rule, made.outcome.answer, made.tokens, sequential, made.outcome.ballots)
+        return Said(rule, made.outcome.answer, made.tokens, sequential, made.outcome.ballots, lengths)
 
     for mode, eta in MODES.items():
         for ending, tau in (("", None), ("+tau", policy.tau)):
@@ -93,7 +101,9 @@ def online(
             if not ending:
                 yield filter_of_others(confidences, anew, order, policy.window)
             spent = majority_at_tokens(codes, confidences.lengths, order, made.tokens)
-            yield Said(f"majority at equal tokens{ending}", spent.answer, made.tokens, made.tokens, spent.ballots)
+            # Its tokens are the budget, its FLOPs those of the traces that this pays for.
+            paid = np.where(paid_for(confidences.lengths, order, made.tokens), confidences.lengths[order], 0)
+            yield Said(f"majority at equal tokens{ending}", spent.answer, made.tokens, made.tokens, spent.ballots, paid)
     low = replace(policy, eta=MODES["low"])
     yield said("consensus-only", consensus_only(codes, confidences.lengths, order, low))
     for name, option in (
@@ -112,10 +122,11 @@ def samples(
     policy: Policy,
     windows: list[int],
     rng: np.random.Generator,
+    flops: Counter,
     budgets: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """One row a question and rule: `score` is the share of resamples that are right, tokens their mean. `answer` is the first
-    resample's; a single trace (pass@1) has its text, too, so that a reader sees what the votes are over."""
+    """One row a question and rule: `score` is the share of resamples that are right, tokens and FLOPs their mean. `answer`
+    is the first resample's; a single trace (pass@1) has its text, too, so that a reader sees what the votes are over."""
     rows = []
     for place, item in enumerate(pool.problem.items.itertuples(index=False)):
         confidences, codes = pool.question(place)
@@ -128,7 +139,8 @@ def samples(
             said += [(where, one) for one in offline(confidences, codes, order, window) if one.rule in kept]
             made = replay(confidences, codes, order, replace(policy, window=window, tau=None))
             spent = np.full(len(order), np.nan)
-            said.append((where, Said("low", made.outcome.answer, made.tokens, spent, made.outcome.ballots)))
+            lengths = written(made, confidences.lengths[order])
+            said.append((where, Said("low", made.outcome.answer, made.tokens, spent, made.outcome.ballots, lengths)))
         for fewer in budgets:  # the same orders, ended earlier
             where = f"budget={fewer}"
             every = (
@@ -154,6 +166,7 @@ def samples(
                     "score": share,
                     "generated_tokens": round(float(np.mean(one.tokens))),
                     "forward_passes": round(float(np.mean(one.tokens))),  # a token is one pass of its trace
+                    "flops": float(np.mean(flops(item.prompt, one.written))),
                     "sequential_tokens": pd.NA if np.isnan(steps) else round(steps),
                     "ballots": float(np.mean(one.ballots)),
                 }

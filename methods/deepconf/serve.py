@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from methods.deepconf.answers import canonical, finder
+from methods.deepconf.flops import counter
 from methods.deepconf.live import think
 from methods.deepconf.online import MODES, Policy
 from tycho.engines import Engine, Settings, connect
@@ -21,7 +22,7 @@ class Served:
         self, engine: Engine, policy: Policy, *, budget: int, answers: str, wave: int, sampling: Settings
     ) -> None:
         self.engine, self.policy, self.budget, self.wave, self.sampling = engine, policy, budget, wave, sampling
-        self.find = finder(answers)
+        self.find, self.flops = finder(answers), counter(engine)
 
     def __call__(self, prompts: list[str], options: Options) -> list[Completion]:
         asked = self.sampling
@@ -40,18 +41,8 @@ class Served:
             sure = 0.0 if math.isnan(sure) else sure
             if found and canonical(found) == wanted and sure > best:
                 best, text = sure, made.text
-        return Completion(text, live.tokens, live.sequential_tokens, live.tokens, self._flops(live))
-
-    def _flops(self, live: Any) -> float:
-        """Analytic, where the model is in this process; the prompt is read once."""
-        from tycho.engines.local import Local
-        from tycho.lm.flops import forward_flops, generate_flops
-
-        if not isinstance(self.engine, Local):
-            return float("nan")
-        config, prompt = self.engine.model.config, len(self.engine.ids(live.prompt))
-        each = [int(generate_flops(config, prompt, made.tokens)) for made in live.completions if made.tokens]
-        return float(sum(each) - max(len(each) - 1, 0) * forward_flops(config, prompt, logits=1))
+        flops = self.flops(live.prompt, [made.tokens for made in live.completions])
+        return Completion(text, live.tokens, live.sequential_tokens, live.tokens, float(flops))
 
 
 def load(

@@ -39,10 +39,16 @@ def made_pool(questions: int = 4, size: int = 24, seed: int = 0) -> pools.Pool:
     return pools.pool(problem, [kept(made, 3) for made in completions])
 
 
+def lengths_only(text: str, lengths: np.ndarray) -> np.ndarray:
+    """In place of FLOPs: the number of traces, with their tokens behind the point."""
+    return (lengths > 0).sum(-1) + lengths.sum(-1) / 1e6
+
+
 def test_rules_are_the_mathematics_question_by_question():
     pool = made_pool()
     policy = Policy(warmup=4, window=3)
-    frame = rules.samples(pool, budget=16, resamples=5, policy=policy, windows=[1], rng=np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    frame = rules.samples(pool, budget=16, resamples=5, policy=policy, windows=[1], rng=rng, flops=lengths_only)
     rng = np.random.default_rng(1)
     for place, item in enumerate(pool.problem.items.item):
         confidences, codes = pool.question(place)
@@ -52,9 +58,17 @@ def test_rules_are_the_mathematics_question_by_question():
         scores = {n: s[order] for n, s in score(confidences, paper_measures(3)).items()}
         for name, outcome in vote_all(codes[order], scores, paper_rules(list(scores))).items():
             assert mine.loc[name, "score"] == right[outcome.answer].mean()
-            assert mine.loc[name, "generated_tokens"] == round(confidences.lengths[order].sum(axis=1).mean())
+            spent = confidences.lengths[order].sum(axis=1).mean()
+            assert mine.loc[name, "generated_tokens"] == round(spent)
+            assert mine.loc[name, "flops"] == pytest.approx(16 + spent / 1e6)
         low = replay(confidences, codes, order, Policy(warmup=4, window=3, eta=10, tau=None))
         assert mine.loc["low", "score"] == right[low.outcome.answer].mean()
+        assert mine.loc["low", "flops"] == pytest.approx(16 + low.tokens.mean() / 1e6)
+        ended = replay(confidences, codes, order, Policy(warmup=4, window=3, eta=10))
+        assert mine.loc["low+tau", "flops"] == pytest.approx(ended.traces.mean() + ended.tokens.mean() / 1e6)
+        assert mine.loc["pass@1", "flops"] == pytest.approx(1 + confidences.lengths[order[:, 0]].mean() / 1e6)
+        paid = [max(1, (np.cumsum(confidences.lengths[o]) <= t).sum()) for o, t in zip(order, low.tokens, strict=True)]
+        assert np.floor(mine.loc["majority at equal tokens", "flops"] * 5 + 1e-2) == sum(paid)
         assert (
             mine.loc["low", "generated_tokens"] == round(low.tokens.mean()) <= mine.loc["majority", "generated_tokens"]
         )
@@ -215,7 +229,7 @@ def test_the_common_ground_is_answered_by_coconuts_model():
 
 def test_smaller_budgets_are_the_same_orders_ended_earlier():
     pool, policy = made_pool(), Policy(warmup=4, window=3)
-    made = {"resamples": 5, "policy": policy, "windows": []}
+    made = {"resamples": 5, "policy": policy, "windows": [], "flops": lengths_only}
     frame = rules.samples(pool, budget=16, budgets=[8], rng=np.random.default_rng(1), **made)
     alone = rules.samples(pool, budget=8, rng=np.random.default_rng(1), **made)
     first, item = pool.problem.items["item"].iloc[0], "item"  # later questions draw on from other states
@@ -354,8 +368,9 @@ def test_a_pool_keeps_what_a_server_answered():
     assert found.problem.items["item"].tolist() == items["item"].tolist()[::2] and found.codes.tolist() == [[0] * 4] * 2
     assert found.confidences.lengths.tolist() == [2, 2, 0, 2] + [2] * 4 and found.texts == ["1"] * 4 + ["3"] * 4
     frame = rules.samples(
-        found, budget=4, resamples=6, policy=Policy(warmup=2, window=1), windows=[], rng=np.random.default_rng(0)
-    )
+        found, budget=4, resamples=6, policy=Policy(warmup=2, window=1), windows=[], rng=np.random.default_rng(0),
+        flops=lengths_only,
+    )  # fmt: skip
     assert (frame[frame.variant == "majority"].score == 1).all()
     assert pools.usable(found, 2) is found and not len(pools.usable(whole, 0).codes)
     assert whole.traces().frame["answer"].isna().tolist() == [False] * 5 + [True] * 3 + [False] * 4
@@ -419,6 +434,7 @@ def test_scale_paper_scaled_down_runs_against_a_server(tmp_path, caplog):
     view = next(planned.view(key) for key in planned.jobs if key.arm == "qwen3_8b")
     samples = view.record("samples").query("variant == 'majority' and setting == ''")
     assert samples.score.tolist() == [1, 1, 1] and samples.generated_tokens.tolist() == [24] * 3
+    assert samples.flops.isna().all()  # what a server computes is not known here
     metrics = view.record("metrics").set_index("name").value
     assert metrics["failed_traces"] == 8 and metrics["stops_unlike_replay"] == 0
     assert metrics["questions_left_out"] == 1 and "1 questions are left out" in caplog.text
