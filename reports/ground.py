@@ -205,7 +205,7 @@ def _pareto(frame: pd.DataFrame, axis: str, title: str, methods: list[str]) -> a
     frame = frame.assign(
         low=frame["low"].fillna(frame["mean"]).clip(0, 1), high=frame["high"].fillna(frame["mean"]).clip(0, 1)
     )
-    axis_format = ".0s" if axis == "flops" else "~g"
+    axis_format = "~s" if axis == "flops" else "~g"
     columns = ["task", "method", "arm", "variant", "setting", "x", "mean", "low", "high", "faint"]
     base = alt.Chart(frame[columns]).encode(
         x=alt.X(

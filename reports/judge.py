@@ -13,6 +13,7 @@ import pandas as pd
 from reports import statistics
 from reports.claims import All, Claim, Compare, Exact, One, Ordered, Ratio, Side, Slope
 from reports.estimands import Lookup, NotRun, Records, values
+from reports.numbers import number, with_interval
 from tycho.errors import one_line
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
@@ -266,8 +267,9 @@ def _below(learnt: Outcome) -> str:
 
 def _interval(outcome: Outcome) -> str:
     if outcome.kind == "exact" or math.isnan(outcome.low):  # a census has no interval
-        return f"{outcome.effect:.4g} {outcome.unit}"
-    return f"{outcome.effect:.4g} [{outcome.low:.4g}, {outcome.high:.4g}] {outcome.unit}"
+        return f"{number(outcome.effect)} {outcome.unit}"
+    effect, low, high = with_interval(outcome.effect, outcome.low, outcome.high)
+    return f"{effect} [{low}, {high}] {outcome.unit}"
 
 
 def _json(value: Any) -> str:
