@@ -162,6 +162,15 @@ def test_nothing_is_wider_than_the_window(browser, compiled, name):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_long_path_in_a_reason_breaks(page):
+    """What a broken room says names its folder, which may lie deep."""
+    page.evaluate(
+        "document.querySelectorAll('.problems li, .cards p').forEach(p => p.append(' /home/' + 'deep'.repeat(30)))"
+    )
+    page.look(360)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_rows_are_cards_on_a_phone_and_name_their_fields(page):
     assert page.evaluate("getComputedStyle(document.querySelector('tr.claim')).display") == "table-row"
     page.look(390)
