@@ -204,13 +204,9 @@ def consensus_only(codes: ArrayLike, lengths: ArrayLike, orders: ArrayLike, poli
 def majority_at_tokens(codes: ArrayLike, lengths: ArrayLike, orders: ArrayLike, tokens: ArrayLike) -> Outcome:
     """Plain majority of as many finished traces, in order, as the budget of tokens [S] pays for, and at least one."""
     orders = np.atleast_2d(np.asarray(orders))
-    return vote(np.asarray(codes)[orders], np.ones(orders.shape), paid_for(lengths, orders, tokens))
-
-
-def paid_for(lengths: ArrayLike, orders: ArrayLike, tokens: ArrayLike) -> Bools:
-    """Which traces [S, K], in order, a budget of `tokens` [S] pays for: the first, and all whose end it reaches."""
     spent = np.cumsum(np.asarray(lengths)[orders], axis=1)
-    return (spent <= np.asarray(tokens)[:, None]) | (np.arange(spent.shape[1]) == 0)
+    paid = (spent <= np.asarray(tokens)[:, None]) | (np.arange(orders.shape[1]) == 0)
+    return vote(np.asarray(codes)[orders], np.ones(orders.shape), paid)
 
 
 def random_stop(

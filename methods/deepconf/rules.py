@@ -17,7 +17,6 @@ from methods.deepconf.online import (
     Replay,
     consensus_only,
     majority_at_tokens,
-    paid_for,
     random_stop,
     replay,
     shuffled,
@@ -76,6 +75,13 @@ def written(made: Replay, lengths: np.ndarray) -> np.ndarray:
     return np.where(np.arange(lengths.shape[1]) < made.traces[:, None], stopped, 0)
 
 
+def paid_for(lengths: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Lengths [S, K] of the traces that vote in `majority_at_tokens`, 0 for those that the budget does not reach."""
+    paid = np.cumsum(lengths, axis=1) <= tokens[:, None]
+    paid[:, 0] = True
+    return np.where(paid, lengths, 0)
+
+
 def online(
     confidences: Ragged, codes: np.ndarray, order: np.ndarray, policy: Policy, rng: np.random.Generator
 ) -> Iterator[Said]:
@@ -101,9 +107,10 @@ def online(
             if not ending:
                 yield filter_of_others(confidences, anew, order, policy.window)
             spent = majority_at_tokens(codes, confidences.lengths, order, made.tokens)
-            # Its tokens are the budget, its FLOPs those of the traces that this pays for.
-            paid = np.where(paid_for(confidences.lengths, order, made.tokens), confidences.lengths[order], 0)
-            yield Said(f"majority at equal tokens{ending}", spent.answer, made.tokens, made.tokens, spent.ballots, paid)
+            # Its tokens are the budget; its FLOPs and its longest trace are of those that this pays for.
+            paid = paid_for(confidences.lengths[order], made.tokens)
+            name, longest = f"majority at equal tokens{ending}", paid.max(axis=1)
+            yield Said(name, spent.answer, made.tokens, longest, spent.ballots, paid)
     low = replace(policy, eta=MODES["low"])
     yield said("consensus-only", consensus_only(codes, confidences.lengths, order, low))
     for name, option in (

@@ -69,6 +69,8 @@ def test_rules_are_the_mathematics_question_by_question():
         assert mine.loc["pass@1", "flops"] == pytest.approx(1 + confidences.lengths[order[:, 0]].mean() / 1e6)
         paid = [max(1, (np.cumsum(confidences.lengths[o]) <= t).sum()) for o, t in zip(order, low.tokens, strict=True)]
         assert np.floor(mine.loc["majority at equal tokens", "flops"] * 5 + 1e-2) == sum(paid)
+        longest = [confidences.lengths[o][:n].max() for o, n in zip(order, paid, strict=True)]
+        assert mine.loc["majority at equal tokens", "sequential_tokens"] == round(np.mean(longest))
         assert (
             mine.loc["low", "generated_tokens"] == round(low.tokens.mean()) <= mine.loc["majority", "generated_tokens"]
         )
