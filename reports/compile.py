@@ -46,7 +46,7 @@ def compile_report(plan: Plan) -> tuple[Path, list[str]]:
         if name not in plan.broken
     }
     directions = [direction(name, plan, abouts.get(name), rows) for name in rooms(plan)]
-    common = ground.common_ground(plan, collected.samples, collected.costs)
+    common = ground.common_ground(plan, collected.samples, collected.costs, collected.metrics)
     fixed = {"head": header(plan, collected, origin), "states": STATES, "directions": directions, "origin": origin}
     fixed["traced_pages"] = set(abouts)  # directions with a page of records: ingredients of others may be of none
     index = fixed | {

@@ -64,6 +64,8 @@ THEME: dict[str, Any] = {
         "aria": False,
         "labelColor": INK,
         "titleColor": MUTED,
+        "symbolBaseFillColor": MUTED,
+        "symbolBaseStrokeColor": MUTED,
         "labelFontSize": 11,
         "titleFontSize": 11,
         "titleFontWeight": "normal",

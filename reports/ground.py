@@ -31,7 +31,9 @@ TOTAL = {"cpu": "CPU-seconds, all in"}
 FAMILIES = {"graphs": "reachability", "products": "grouped products"}
 
 
-def common_ground(plan: Plan, samples: pd.DataFrame, costs: pd.DataFrame) -> dict[str, Any] | None:
+def common_ground(
+    plan: Plan, samples: pd.DataFrame, costs: pd.DataFrame, metrics: pd.DataFrame
+) -> dict[str, Any] | None:
     """Rows a task and arm, and the figures; nothing where fewer than two arms ran on a common task."""
     test = samples[(samples["split"] == "test") & samples["task"].isin(list(TASKS))]
     # Arms that train nothing, like weights set by hand, do not start from the same weights and learn from no data.
@@ -40,7 +42,7 @@ def common_ground(plan: Plan, samples: pd.DataFrame, costs: pd.DataFrame) -> dic
     test = test[~keys.isin(list(untrained))] if untrained else test
     if test[["method", "arm"]].drop_duplicates().shape[0] < 2:
         return None
-    table = measured(plan, test, costs)
+    table = measured(plan, test, costs, swept(metrics))
     tasks = [
         {"name": task, "says": TASKS[task], "rows": rows_of(table[table["task"] == task])}
         for task in TASKS
@@ -59,9 +61,20 @@ def _trains(plan: Plan) -> dict[tuple[str, str, str], bool]:
     return found
 
 
-def measured(plan: Plan, test: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+def swept(metrics: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """Arms whose jobs train several models each, as a sweep over depths does: curves under several settings."""
+    curves = metrics[(metrics["stage"] == "train") & metrics["step"].notna()]
+    models = curves.groupby(["method", "arm", "task"])["setting"].nunique()
+    return set(models.index[models > 1])
+
+
+def measured(
+    plan: Plan, test: pd.DataFrame, costs: pd.DataFrame, sweeps: set[tuple[str, str, str]] = frozenset()
+) -> pd.DataFrame:
     """A row a point of `POINT`: accuracy with its interval over seeds, means of what was spent, cost with ingredients.
 
+    What a job of `sweeps` cost is not known by model. `shared`: the row's own model is one of several of its job;
+    `at_most`: so is this, or an ingredient.
     `dominated`: another row of the same task is at least as accurate with no more critical-path tokens and no more
     generated ones, and better in one of the three.
     """
@@ -82,7 +95,7 @@ def measured(plan: Plan, test: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFram
             where
             | {"mean": mean, "low": low, "high": high, "seeds": int(mine["seed"].nunique())}
             | {column: span[0] for column, span in spans.items()}
-            | {"spans": spans}
+            | {"spans": spans, "shared": job in sweeps, "at_most": job in sweeps or _borrows(plan, sweeps, *job)}
         )
     table = pd.DataFrame(rows)
     table["dominated"] = dominated(table, ["generated_tokens", "sequential_tokens"])
@@ -121,6 +134,12 @@ def _whole(plan: Plan, spends: dict[tuple[Any, ...], tuple[float, float]], metho
     return {name: over_seeds(values) for name, values in seeds.items()}
 
 
+def _borrows(plan: Plan, sweeps: set[tuple[str, str, str]], method: str, arm: str, task: str) -> bool:
+    """Whether an ingredient of an arm comes from a job of `sweeps`."""
+    mine = [job for key, job in plan.jobs.items() if (key.method, key.arm, key.task) == (method, arm, task)]
+    return any((key.method, key.arm, key.task) in sweeps for key, _ in borrowed(plan, mine))
+
+
 def _dominated(row: Any, others: pd.DataFrame, axes: list[str]) -> bool:
     mine = [getattr(row, axis) for axis in axes]
     if any(math.isnan(value) for value in mine):
@@ -145,7 +164,7 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
             "accuracy": text,
             "known": not math.isnan(row.low),
             "seeds": row.seeds,
-            "spent": [_amount(name, row.spans[name]) for name in (*SPENT, *WHOLE)],
+            "spent": [_amount(name, row.spans[name], row.at_most and name in WHOLE) for name in (*SPENT, *WHOLE)],
             "dominated": row.dominated,
             "anchor": value_anchor(row.task, "accuracy", "samples.parquet", row.arm, row.variant, row.setting),
             "cost_anchor": cost_anchor(row.arm),
@@ -156,15 +175,15 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _amount(name: str, span: tuple[float, float, float]) -> dict[str, Any]:
-    """A cost as text, its interval where seeds differ by more than a hundredth."""
+def _amount(name: str, span: tuple[float, float, float], at_most: bool) -> dict[str, Any]:
+    """A cost as text, its interval where seeds differ by more than a hundredth; `at_most`: it is a bound."""
     mean, low, high = span
     say = {"training": seconds, "cpu": seconds, "memory": lambda mb: f"{number(mb)} MB"}.get(name, number)
     if math.isnan(mean):
         return {"mean": "–", "range": "", "whole": name in WHOLE}
     differ = not math.isnan(low) and high - mean > 0.01 * mean
     return {
-        "mean": say(mean),
+        "mean": f"{'≤ ' if at_most else ''}{say(mean)}",
         "range": f"[{say(max(low, 0.0))}, {say(high)}]" if differ else "",
         "whole": name in WHOLE,
     }
@@ -182,7 +201,8 @@ def figures(table: pd.DataFrame) -> list[dict[str, Any]]:
         if mine.empty:
             continue
         for axis in ("generated_tokens", "sequential_tokens", "flops", "cpu"):
-            drawn = mine.dropna(subset=[axis])
+            drawn = mine[~mine["shared"]] if axis in WHOLE else mine
+            drawn = drawn.dropna(subset=[axis])
             if len(drawn) > 1:
                 spec = _pareto(drawn, axis, axes[axis], methods).to_dict()
                 says = (

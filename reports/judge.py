@@ -268,7 +268,7 @@ def _below(learnt: Outcome) -> str:
 def _interval(outcome: Outcome) -> str:
     if outcome.kind == "exact" or math.isnan(outcome.low):  # a census has no interval
         return f"{number(outcome.effect)} {outcome.unit}"
-    effect, low, high = with_interval(outcome.effect, outcome.low, outcome.high)
+    effect, low, high = with_interval(outcome.effect, outcome.low, outcome.high, signed=True)
     return f"{effect} [{low}, {high}] {outcome.unit}"
 
 

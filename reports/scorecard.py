@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports import estimands
-from reports.claims import All, Claim, Compare, Exact, One, Ordered, Ratio, Side, Slope, arms_named
+from reports.claims import All, Claim, Exact, One, Ordered, Side, Slope, arms_named
 from reports.collect import Collected, lookup
 from reports.estimands import NotRun
 from reports.figures import forest
@@ -78,8 +78,10 @@ def claim_row(
     paper, source = _loaded(row["paper"], {}), _loaded(row["source"], {})
     parts = _loaded(row["parts"], [])
     lines = [BLANK | part for part in parts] or [row]
-    bounds = _bounds(claim, len(lines))
+    tests = _tests(claim, len(lines))
+    bounds = [_bounds_of(test) if test is not None else (None, None) for test in tests]
     interval = _interval_text(row, bounds[0] if len(lines) == 1 else (None, None))
+    measures = [_measure(line, test, tests) for line, test in zip(lines, tests, strict=True)]
     arxiv = str(source.get("arxiv", ""))
     return {
         "id": row["id"],
@@ -92,19 +94,17 @@ def claim_row(
         "reason": row["reason"],
         "aside": f"scale {plan.settings.scale} leaves it out" if state == "not-planned" else aside,
         "fidelity": row["fidelity"],
-        "paper": [
-            {"arm": arm, "value": str(value).replace("-", MINUS)} for arm, value in paper.items() if arm != "note"
-        ],
+        "paper": [{"arm": arm, "value": _published(value)} for arm, value in paper.items() if arm != "note"],
         "paper_note": paper.get("note", ""),
         "where": source.get("where", ""),
         "arxiv": arxiv,
         "arxiv_href": f"https://arxiv.org/abs/{quote(arxiv)}",
         "read": READ.get(source.get("read", ""), source.get("read", "")),
         "interval": interval,
-        "measure": _measure(row, claim),
+        "measure": measures[_shown(row, lines)],
         "levels": _levels(claim, row, measured),
-        "forests": _forests(lines, bounds),
-        "parts": [_part(part) for part in parts],
+        "forests": _forests(lines, bounds, measures),
+        "parts": [_part(part, measure) for part, measure in zip(parts, measures, strict=False)],
         "controls": _controls(_loaded(row["controls"], []), claim),
         "seeds": int(row["seeds"]),
         "items": int(row["items"]),
@@ -136,19 +136,33 @@ def _aside(row: dict[str, Any], claim: Claim | None, collected: Collected, plan:
     named = [states.get(pair) for pair in arms_named(claim)]
     if any(found and "failed" in found for found in named):
         return "a job failed"
-    if any(found is None for found in named):
-        return NOT_PLANNED
-    return "a job is missing" if any(found != {"done"} for found in named) else ""
+    if any(found is not None and found != {"done"} for found in named):
+        return "a job is missing"
+    # Either no such job is planned, or all are done and measure less than at a larger scale: no sweep, no such setting.
+    return NOT_PLANNED
 
 
-def _bounds(claim: Claim | None, lines: int) -> list[tuple[float | None, float | None]]:
-    """Between which numbers each line of the forest plot must lie, on the scale that is shown."""
-    if claim is None:
-        return [(None, None)] * lines
-    test = claim.test
-    tests: list[One] = test.parts if isinstance(test, All) else test.pairs() if isinstance(test, Ordered) else [test]
-    # Where nothing ran there are no parts to draw.
-    return [_bounds_of(part) for part in tests] if len(tests) == lines else [(None, None)] * lines
+def _tests(claim: Claim | None, lines: int) -> list[One | None]:
+    """The test of each line; None where there is no claim, or no part, since nothing ran."""
+    test = claim.test if claim is not None else None
+    tests = test.parts if isinstance(test, All) else test.pairs() if isinstance(test, Ordered) else [test]
+    return list(tests) if len(tests) == lines else [None] * lines
+
+
+def _shown(row: dict[str, Any], lines: list[dict[str, Any]]) -> int:
+    """Which of the parts stands for the whole claim."""
+    told = ("of", "than", "unit")
+    alike = [place for place, line in enumerate(lines) if all(line[name] == row[name] for name in told)]
+    exact = [place for place in alike if _real(lines[place]["effect"]) == _real(row["effect"])]
+    return (exact or alike or [0])[0]
+
+
+def _published(value: Any) -> str:
+    """A paper's number as the paper has it: 97.0 stays 97.0, thousands are set apart."""
+    if isinstance(value, float) and value == int(value) and abs(value) >= 100:
+        value = int(value)
+    text = f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return text.replace("-", MINUS)
 
 
 def _bounds_of(test: One) -> tuple[float | None, float | None]:
@@ -160,7 +174,9 @@ def _bounds_of(test: One) -> tuple[float | None, float | None]:
     return above, below
 
 
-def _forests(lines: list[dict[str, Any]], bounds: list[tuple[float | None, float | None]]) -> list[Markup]:
+def _forests(
+    lines: list[dict[str, Any]], bounds: list[tuple[float | None, float | None]], measures: list[str]
+) -> list[Markup]:
     """One drawing; parts that are not measured in the same unit have an axis each."""
     units: dict[str, list[int]] = {}
     for place, line in enumerate(lines):
@@ -170,7 +186,7 @@ def _forests(lines: list[dict[str, Any]], bounds: list[tuple[float | None, float
         rows = []
         for place in places:
             text = _interval_text(lines[place], bounds[place])
-            says = f"{_measure(lines[place])}: {text['effect']}" + (
+            says = f"{measures[place]}: {text['effect']}" + (
                 f", interval {text['low']} to {text['high']}" if text["known"] else ""
             )
             rows.append((*(_real(lines[place][end]) for end in ("effect", "low", "high")), *bounds[place], says))
@@ -180,7 +196,7 @@ def _forests(lines: list[dict[str, Any]], bounds: list[tuple[float | None, float
 
 def _interval_text(row: dict[str, Any], bounds: tuple[float | None, float | None]) -> dict[str, str]:
     """Effect and interval as text; differences carry a sign, ratios a times sign."""
-    ratio, exact = str(row["unit"]).startswith("ratio of "), row["kind"] == "exact"
+    ratio, exact = str(row["unit"]).startswith("ratio of "), _is_exact(row)
     ends = tuple(_real(row[end]) for end in ("effect", "low", "high"))
     effect, low, high = with_interval(*ends, signed=not (ratio or exact), bounds=bounds)
     if exact and math.isfinite(ends[0]):
@@ -191,15 +207,27 @@ def _interval_text(row: dict[str, Any], bounds: tuple[float | None, float | None
     return {"effect": effect, "low": low, "high": high, "known": known}
 
 
-def _measure(row: dict[str, Any], claim: Claim | None = None) -> str:
-    """What the effect is, in words."""
+def _is_exact(row: dict[str, Any]) -> bool:
+    """Whether the effect is a largest error; of several parts, that of the one which decides."""
+    return row["kind"] == "exact" or str(row["unit"]).startswith("error of ")
+
+
+def _measure(row: dict[str, Any], test: One | None = None, among: Iterable[One | None] = ()) -> str:
+    """What the effect is, in words; with the task where the tests `among` which it stands have several."""
     unit, of, than = str(row["unit"]), row["of"] or "", row["than"] or ""
     name = unit.removeprefix("ratio of ")
-    sides = list(claim.test.sides()) if claim is not None and isinstance(claim.test, Compare | Ratio) else []
-    if len(sides) == 2 and sides[0].estimand != sides[1].estimand:
-        of, than = (side_name(side, sides) for side in sides)
-        name = ""
-    if row["kind"] == "exact":
+    if test is not None and not isinstance(test, Ordered):
+        sides = list(test.sides())
+        tasks = [side for other in among if other is not None for side in other.sides()]
+        alike = [side.model_copy(update={"estimand": ""}) for side in (tasks or sides)]
+        if len({side.estimand for side in sides}) > 1:
+            alike, name = sides, ""
+        names = [side_name(side, alike) for side in sides]
+        of, than = names[0], names[1] if len(names) > 1 else than
+        if not unit:  # not run
+            unit = f"error of {test.estimand}"
+            name = test.estimand if len({side.estimand for side in sides}) < 2 else ""
+    if _is_exact(row):
         return f"largest {unit}" + (f": {of} against {than}" if than not in ("", "0") else f": {of}")
     sign = "÷" if unit.startswith("ratio of ") else "−"
     contrast = f"{of} {sign} {than}" if than else of
@@ -212,12 +240,10 @@ def _levels(claim: Claim | None, row: dict[str, Any], measured: estimands.Measur
     return levels(claim, lambda side: measured(row["method"], side))
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _part(part: dict[str, Any], measure: str) -> dict[str, Any]:
     state = SLUGS.get(part.get("verdict", ""), "not-run")
-    filled = BLANK | part
-    return {"measure": _measure(filled), "state": state, "word": STATES[state], "reason": part.get("reason", "")} | {
-        "interval": _interval_text(filled, (None, None))
-    }
+    told = {"measure": measure, "state": state, "word": STATES[state], "reason": part.get("reason", "")}
+    return told | {"is_bound": bool(part.get("bound")), "interval": _interval_text(BLANK | part, (None, None))}
 
 
 def _controls(controls: list[dict[str, Any]], claim: Claim | None) -> list[dict[str, Any]]:

@@ -42,6 +42,11 @@ COSTS = pd.DataFrame(
 )  # fmt: skip
 
 
+CURVES = pd.DataFrame(
+    {"method": ["coconut"], "arm": ["cot"], "task": ["products-verbose"], "stage": ["train"], "step": [1.0], "setting": [""]}
+)  # fmt: skip
+
+
 def test_rows_are_means_over_items_and_seeds(empty_plan):
     samples = frame()
     table = ground.measured(empty_plan, samples, COSTS).set_index("arm")
@@ -71,7 +76,7 @@ def test_domination_is_what_brute_force_finds(empty_plan):
 
 
 def test_the_section_names_every_arm_and_its_source(empty_plan):
-    found = ground.common_ground(empty_plan, frame(), COSTS)
+    found = ground.common_ground(empty_plan, frame(), COSTS, CURVES)
     (task,) = found["tasks"]
     assert {(row["method"], row["arm"]) for row in task["rows"]} == set(ARMS)
     assert all("samples.parquet: method=" in row["source"] for row in task["rows"])
@@ -83,7 +88,7 @@ def test_a_figure_fades_what_is_dominated_on_its_own_axis_and_names_points(empty
     samples = frame(seeds=1)
     samples = samples[samples.arm.isin(["cot", "parallel"])].assign(generated_tokens=20, correct=True)
     samples = samples.astype({"generated_tokens": "Int64"})
-    found = {f["file"]: f for f in ground.common_ground(empty_plan, samples, COSTS)["figures"]}
+    found = {f["file"]: f for f in ground.common_ground(empty_plan, samples, COSTS, CURVES)["figures"]}
     faint = {}
     for axis in ("generated-tokens", "sequential-tokens"):
         spec = found[f"figures/ground-products-{axis}"]["spec"]
@@ -100,8 +105,8 @@ def test_a_figure_fades_what_is_dominated_on_its_own_axis_and_names_points(empty
 
 def test_without_a_second_arm_there_is_no_section(empty_plan):
     samples = frame()
-    assert ground.common_ground(empty_plan, samples[samples.arm == "cot"], COSTS) is None
-    assert ground.common_ground(empty_plan, samples.assign(task="elsewhere"), COSTS) is None
+    assert ground.common_ground(empty_plan, samples[samples.arm == "cot"], COSTS, CURVES) is None
+    assert ground.common_ground(empty_plan, samples.assign(task="elsewhere"), COSTS, CURVES) is None
 
 
 def test_costs_are_a_seeds_with_its_interval_and_what_trains_nothing_is_left_out():
@@ -125,7 +130,7 @@ def test_costs_are_a_seeds_with_its_interval_and_what_trains_nothing_is_left_out
         for seed in range(3)
         for arm, stage, cpu in (("base", "train", 10.0 + seed), ("cot", "train", 2.0), ("cot", "evaluate", 0.5))
     ]
-    found = ground.common_ground(plan, frame(), pd.DataFrame(rows))
+    found = ground.common_ground(plan, frame(), pd.DataFrame(rows), CURVES)
     (task,) = found["tasks"]
     shown = {row["arm"]: row["spent"] for row in task["rows"] if row["method"] == "coconut"}
     assert set(shown) == {"cot"}
@@ -133,3 +138,12 @@ def test_costs_are_a_seeds_with_its_interval_and_what_trains_nothing_is_left_out
     low, high = stats.t.interval(0.95, 2, 13.0, stats.sem([12.0, 13.0, 14.0]))
     assert (training["mean"], training["range"]) == ("13 s", f"[{low:.1f} s, {high:.1f} s]")
     assert everything["mean"] == "13.5 s" and memory["mean"] == "200 MB"
+    # Of several models in one job none is known by itself: a bound in the table, nothing in the drawing of costs.
+    for arm in ("cot", "base"):  # its own job, or an ingredient's
+        curves = pd.concat([CURVES.assign(arm=arm), CURVES.assign(arm=arm, setting="layers=6")])
+        table = ground.measured(plan, frame(), pd.DataFrame(rows), ground.swept(curves)).set_index("arm")
+        assert table.loc["cot", "at_most"] and table.loc["cot", "shared"] == (arm == "cot")
+        assert not table.loc["latent", "at_most"]
+        shown = {row["arm"]: row["spent"] for row in ground.rows_of(table.reset_index())}
+        assert [cost["mean"] for cost in shown["cot"][-3:]] == ["≤ 13 s", "≤ 13.5 s", "≤ 200 MB"]
+    assert not ground.swept(CURVES)
