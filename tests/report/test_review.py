@@ -6,15 +6,17 @@ import re
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from reports import __main__ as command
 from tycho.config import load_settings
 from tycho.jobs import plan
+from tycho.sources import ROOT
 from tycho.tracking import sync_results
 from tycho.worker import run_process
 
-REVIEW = Path(__file__).resolve().parents[2] / "docs" / "review.md"
+REVIEW = ROOT / "docs" / "review.md"
 
 
 @pytest.fixture
@@ -47,8 +49,15 @@ def test_every_query_of_the_page_finds_runs(published):
     for query in queries:
         for theirs, ours in names.items():
             query = query.replace(f"'{theirs}", f"'{ours}").replace(f"/{theirs}", f"/{ours}")
-        query = query.replace("train/final_accuracy", "train/final_level")
+        query = query.replace("analyse/test_accuracy", "train/final_level")
         assert len(search(published, query)) > 0, query
+
+
+def test_metrics_of_the_queries_are_what_a_direction_records():
+    """Their names above are put into the toy's; these are the page's own."""
+    metrics = pd.read_parquet(ROOT / "records" / "standard" / "metrics.parquet", columns=["method", "stage", "name"])
+    pairs = re.findall(r"method` = '(\w+)' AND metrics\.`(\w+)/(\w+)`", REVIEW.read_text())
+    assert pairs and all(((metrics == list(pair)).all(axis=1)).any() for pair in pairs)
 
 
 def test_a_job_is_one_flat_run_with_metrics_in_sections(published):
