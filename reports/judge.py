@@ -262,6 +262,9 @@ def _below(learnt: Outcome) -> str:
     """Why a floor is not met."""
     if learnt.verdict == NOT_RUN:
         return f"floor: {learnt.reason}"
+    if learnt.unit.startswith("error of "):  # a band around a number, not a level to be above
+        name, away = learnt.unit.removeprefix("error of "), number(learnt.effect)
+        return f"{learnt.of}: {name} is {away} away from {learnt.than}, more than is allowed"
     return f"{learnt.of} against its floor {learnt.than}: {_interval(learnt)}"
 
 
