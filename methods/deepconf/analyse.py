@@ -78,7 +78,7 @@ def frontier(run: Run, table: pd.DataFrame) -> None:
     run.figure(
         "frontier",
         alt.layer(points, *named).properties(width=480, height=300),
-        f"DeepConf-low answers {low.accuracy:.1%} with {low.saved:.0%} fewer tokens than the majority's {most.accuracy:.1%}; "
+        f"This seed's DeepConf-low answers {low.accuracy:.1%}, the majority {most.accuracy:.1%}, with {low.saved:.0%} fewer tokens; "
         "rules that another one dominates are dimmed.",
     )
 

@@ -36,7 +36,7 @@ def synthesise(run: Run) -> None:
     )
     gains = rows.pivot(index="task", columns="variant", values="value")
     gain = (gains["low"] - gains["majority"]).reindex(order)
-    text = ", ".join(f"{100 * value:+.1f} points on {task}" for task, value in gain.items())
+    text = ", ".join(f"{100 * value:+.1f}".replace("-", "−") + f" points on {task}" for task, value in gain.items())
     run.figure("difficulty", chart, f"DeepConf-low against the majority by task: {text}.")
     aucs = metrics[metrics.name == "auc"].groupby(["task", "variant"], as_index=False).value.mean()
     if len(aucs):

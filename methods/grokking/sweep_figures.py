@@ -54,7 +54,9 @@ def _dots(run: Run, arm: str, what: str, final: pd.DataFrame) -> None:
         alt.Chart(frame.drop(columns="censored"))
         .mark_point(size=40)
         .encode(
-            x=alt.X("value:Q", title="epoch of 95 % test accuracy", scale=alt.Scale(type="log", nice=False)),
+            x=alt.X(
+                "value:Q", title="epoch of 95 % test accuracy", scale=alt.Scale(type="log", nice=False, padding=14)
+            ),
             y=alt.Y("setting:N", title=None, sort=None),
             shape=alt.Shape("ended:N", title=None, scale=alt.Scale(range=["circle", "triangle-right"])),
         )
@@ -62,8 +64,10 @@ def _dots(run: Run, arm: str, what: str, final: pd.DataFrame) -> None:
     )
     never = int(frame.censored.sum())
     bounds = f"; {never} of {len(frame)} networks had not by the last epoch" if never else ""
-    middle = frame.groupby("setting", sort=False).value.median()
-    text = ", ".join(f"{value:.0f} at {where}" for where, value in middle.items())
+    # A median of epochs of which half or more are only bounds is a bound.
+    settings = frame.groupby("setting", sort=False)
+    middle = pd.DataFrame({"value": settings.value.median(), "least": settings.censored.mean() >= 0.5})
+    text = ", ".join(f"{'at least ' * row.least}{row.value:,.0f} at {row.Index}" for row in middle.itertuples())
     run.figure(arm.replace("_", "-"), chart, f"When networks of several {what} generalise (medians: {text}{bounds}).")
 
 

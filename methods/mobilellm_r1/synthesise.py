@@ -166,7 +166,7 @@ def _losses(run: Run, samples: pd.DataFrame, guessing: pd.DataFrame) -> None:
         return
     run.table("losses-against-uniform", pd.DataFrame(differences))
     charts = []
-    for measure, title in {"loss": "loss less uniform's", "right": "right less uniform's"}.items():
+    for measure, title in {"loss": "loss − uniform's", "right": "right − uniform's"}.items():
         points = pd.DataFrame([point for point in differences if point["measure"] == measure])
         base = alt.Chart(points).encode(y=alt.Y("arm:N", title=None, sort=ARMS), color=alt.Color("arm:N", legend=None))
         layers = alt.layer(
@@ -202,7 +202,9 @@ def _leave_one_out(run: Run, samples: pd.DataFrame) -> None:
             found.append({"corpus": network.removeprefix("without "), "capability": capability, "rise": rise,
                           "low": low, "high": high})  # fmt: skip
     frame = pd.DataFrame(found)
-    frame["text"] = [f"{row.rise:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in frame.itertuples()]
+    frame["text"] = [
+        f"{row.rise:+.2f} [{row.low:+.2f}, {row.high:+.2f}]".replace("-", "−") for row in frame.itertuples()
+    ]
     most = float(np.abs(frame.rise).max())
     base = alt.Chart(frame).encode(
         x=alt.X("capability:N", title="capability", sort=list(CAPABILITIES), axis=LEVEL),

@@ -83,6 +83,7 @@ def _forgetting(run: Run, metrics: pd.DataFrame) -> None:
             x=alt.X("x:Q", title=None),
             y=alt.Y("forgotten:Q", title="prior accuracy lost", axis=alt.Axis(format="%")),
             color=alt.Color("arm:N", title=None, sort=list(TUNED.values())),
+            shape=alt.Shape("arm:N", title=None, sort=list(TUNED.values())),
         )
         .properties(width=150, height=170)
         .facet(column=alt.Column("predictor:N", title=None, sort=list(PREDICTORS.values())))
@@ -146,7 +147,10 @@ def _survives(run: Run, metrics: pd.DataFrame) -> str:
     run.table("survives", found)
     shown = found[found.metric.isin(list(SHOWN))].assign(metric=found.metric.map(SHOWN))
     beyond = shown.surviving.abs() > shown.half_width
-    kept = ", ".join(f"{r.metric} ({r.surviving:.2g} of {r.difference:.2g})" for r in shown[beyond].itertuples())
+    kept = ", ".join(
+        f"{r.metric} (difference {r.difference:.2g}, left {r.surviving:.2g})".replace("-", "−")
+        for r in shown[beyond].itertuples()
+    )
     gone = ", ".join(shown[~beyond].metric)
     return (
         " Of the difference between GRPO and fixed labels a part that noise does not explain is left (95 %, over seeds) in: "

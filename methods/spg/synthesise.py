@@ -59,7 +59,7 @@ def _curves(run: Run, task: str, found: pd.DataFrame) -> None:
     run.figure(
         f"reward-{task}",
         chart,
-        f"Reward of the sampled completions while training, mean over seeds with its 95 % interval; at the end: {order}.",
+        f"Reward of the sampled completions while training, mean over seeds with its 95 % interval as far as the panel shows it; at the end: {order}.",
     )
 
 

@@ -52,7 +52,7 @@ def disturbed(run: Run, task: str, frame: pd.DataFrame) -> None:
     for swept, title in titles.items():
         scale = alt.Scale(type="symlog", constant=1e-3) if swept == "noise" else alt.Scale()
         values = sorted(long[long.swept == swept].value.unique())
-        axis = alt.Axis(values=values, format="g", labelAngle=-45)
+        axis = alt.Axis(values=values, format=".3~g", labelAngle=-45)
         parts.append(
             alt.Chart(long[long.swept == swept])
             .mark_line(point=True)
@@ -64,9 +64,8 @@ def disturbed(run: Run, task: str, frame: pd.DataFrame) -> None:
             )
             .properties(width=240, height=180)
         )
-    at = means.set_index(["swept", "threshold", "value"]).solved.sort_index().sort_index()
-    below = at["dimensions", PAPERS]
-    below = below[below.index < 1]
+    at = means.set_index(["swept", "threshold", "value"]).solved.sort_index()
+    below = means[(means.swept == "dimensions") & (means.value < 1)].solved  # under either threshold
     text = (
         f"at most {below.max():.0%} of the graphs with fewer dimensions than nodes" if len(below) else "no such sweep"
     )
@@ -74,7 +73,7 @@ def disturbed(run: Run, task: str, frame: pd.DataFrame) -> None:
         name: max([0, *(v for v, a in at["noise", name].items() if a >= 0.99)]) for name in means.threshold.unique()
     }
     says = (
-        f"Superposition needs a dimension a node ({text}); it stands noise up to "
+        f"Superposition needs a dimension a node ({text}); it withstands noise up to "
         f"{tolerated[PAPERS]:g} with the paper's threshold and "
         f"{tolerated[HIGHER]:g} with a higher first one."
     )

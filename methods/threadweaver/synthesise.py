@@ -117,7 +117,7 @@ def _timeline(run: Run, task: str) -> None:
             color=alt.Color("kind:N", title=None),
         )
         .properties(width=420, height=alt.Step(18))
-        .facet(row=alt.Row("arm:N", title=None, sort=list(SHOWN)))
+        .facet(row=alt.Row("arm:N", title=None, sort=list(SHOWN), header=alt.Header(labelAngle=0, labelAlign="left")))
         .resolve_scale(y="independent")
     )
     ends = ", ".join(f"{end} ({arm})" for arm, end in frame.groupby("arm", sort=False).end.max().items())
@@ -136,14 +136,17 @@ def _tradeoff(run: Run, task: str) -> None:
     plain = samples[samples.variant == ""]
     columns = {"correct": "accuracy", "sequential_tokens": "path", "generated_tokens": "total"}
     points = plain.groupby(["arm", "seed"], sort=False)[list(columns)].mean().rename(columns=columns).reset_index()
+    # Arms are more than colours: a shape a family, in which the order of colours begins anew.
+    points["threads"] = points.arm.str.startswith("sequential").map({True: "one thread", False: "threads"})
     chart = (
         alt.Chart(points.astype({"accuracy": float, "path": float, "total": float}))
         .mark_point(filled=True, opacity=0.8)
         .encode(
             x=alt.X("path:Q", title="tokens on the critical path, all tags on it", scale=alt.Scale(zero=False)),
             y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format="%")),
-            size=alt.Size("total:Q", title="all tokens", scale=alt.Scale(zero=False)),
+            size=alt.Size("total:Q", title="all tokens", scale=alt.Scale(zero=False, range=[40, 260])),
             color=alt.Color("arm:N", title=None),
+            shape=alt.Shape("threads:N", title=None, scale=alt.Scale(range=["circle", "triangle-up"])),
             tooltip=["arm", "seed", "accuracy", "path", "total"],
         )
         .properties(width=420, height=280)
