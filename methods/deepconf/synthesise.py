@@ -26,7 +26,7 @@ def synthesise(run: Run) -> None:
     run.table("by-task", rows)
     chart = (
         alt.Chart(rows)
-        .mark_line(point=True)
+        .mark_point(filled=True, size=60)  # tasks have no order that a line could follow
         .encode(
             x=alt.X("task:N", title=None, sort=order, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("value:Q", title="accuracy", axis=alt.Axis(format="%")),
