@@ -249,7 +249,14 @@ def figures(direction: Direction) -> list[dict[str, Any]]:
     for group in found.values():  # what all drawings of a group show is said once
         said = {figure["says"] for figure in group["drawn"]}
         group["says"] = said.pop() if len(said) == 1 else ""
+        group["width"] = max(drawn_width(figure["svg"]) for figure in group["drawn"])
     return [group for _, group in sorted(found.items(), key=lambda item: item[0])]
+
+
+def drawn_width(svg: str) -> int:
+    """Pixels of a drawing at its own size, at which its text can be read; 0 where there is none."""
+    width = re.search(r'<svg[^>]*?\swidth="(\d+)', svg)
+    return int(width[1]) if width else 0
 
 
 def tables(direction: Direction) -> list[dict[str, Any]]:
