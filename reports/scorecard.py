@@ -229,7 +229,7 @@ def _measure(row: dict[str, Any], test: One | None = None, among: Iterable[One |
             name = test.estimand if len({side.estimand for side in sides}) < 2 else ""
     if _is_exact(row):
         return f"largest {unit}" + (f": {of} against {than}" if than not in ("", "0") else f": {of}")
-    sign = "÷" if unit.startswith("ratio of ") else "−"
+    sign = "÷" if unit.startswith("ratio of ") or (test is not None and test.scale == "log") else "−"
     contrast = f"{of} {sign} {than}" if than else of
     return ": ".join(part for part in (name, contrast) if part)
 
